@@ -59,7 +59,7 @@ def sample_plms(
         noise = eps(x, sigma)
         on_step(index, x, sigma, noise)
         known = [noise, *known[:3]]
-        if index == 0 and len(sigmas) > 2:
+        if index == 0 and following > 0:  # eps is not defined at sigma 0
             noise = (noise + eps(x + (following - sigma) * noise, following)) / 2
         elif index > 0:
             noise = sum(weight * value for weight, value in zip(_ADAMS_BASHFORTH[len(known)], known, strict=True))

@@ -18,8 +18,8 @@ from blipdiff_impl.subject_module import SubjectEncoderModule
 from blipdiff_impl.text import TextEncoder
 from blipdiff_impl.tokenizers import WordPieceTokenizer, bert_word_pieces
 
-from tests.reference.run import run_reference
-from tests.reference.seeded import seeded_like
+from reference.run import run_reference
+from reference.seeded import seeded_like
 
 TOLERANCE = 1e-4
 
@@ -91,7 +91,7 @@ from blipdiff_impl.prompt import compose
 from blipdiff_impl.subject import Subject
 from blipdiff_impl.subject_module import SubjectEncoderModule
 from blipdiff_impl.text import TextEncoder
-from tests.reference.seeded import seeded_like
+from reference.seeded import seeded_like
 import transformers
 config = ModelConfig(ImageTowerConfig(32, 8, 48, 3, 4, 96), QFormerConfig(60, 40, 3, 4, 80, 24, 16),
                      TextEncoderConfig(hidden_size=40, num_hidden_layers=3, num_attention_heads=4, intermediate_size=80))

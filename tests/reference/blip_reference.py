@@ -1,15 +1,17 @@
 """diffusers' own BLIP-Diffusion classes, run in a process of their own with the libraries of their time.
 
-    python -m tests.reference.blip_reference JOB INPUT.safetensors OUTPUT.safetensors [--time N]
+    python -m tests.reference.blip_reference JOB INPUT.safetensors OUTPUT.safetensors
 
 with the reference folder first on PYTHONPATH. Weights come from `seeded`, tensors travel as safetensors, texts in the
-input's metadata. `--time N` runs the job N times after a warm-up and stores the seconds of each run.
+input's metadata. After the job it reads lines from standard input: each asks for one more run, and is answered with its
+seconds and the process's peak memory in megabytes.
 """
 
 import resource
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -26,6 +28,8 @@ from blipdiff_impl.config import RELEASED
 from blipdiff_impl.tokenizers import DATA, _clip_bpe
 
 from .seeded import fill
+
+Job = Callable[[], dict[str, torch.Tensor]]
 
 
 def subject_encoder() -> Blip2QFormerModel:
@@ -78,7 +82,7 @@ def clip_tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"))
 
 
-def run_subject(tensors: dict, texts: dict) -> callable:
+def run_subject(tensors: dict, texts: dict) -> Job:
     """Image tower rows, Q-Former rows and subject vectors of normalised pixels."""
     model = subject_encoder()
 
@@ -96,7 +100,7 @@ def run_subject(tensors: dict, texts: dict) -> callable:
     return job
 
 
-def run_text(tensors: dict, texts: dict) -> callable:
+def run_text(tensors: dict, texts: dict) -> Job:
     """The context of a prompt with subject vectors, and of the empty prompt."""
     pipeline = _pipeline(unet=None, vae=None, qformer=_QueryCount())
 
@@ -115,7 +119,7 @@ class _QueryCount(torch.nn.Module):
     config = type("Config", (), {"num_query_tokens": RELEASED.qformer.num_query_tokens})
 
 
-def run_generate(tensors: dict, texts: dict) -> callable:
+def run_generate(tensors: dict, texts: dict) -> Job:
     """Latents of the whole pipeline from given noise; `decode` in the texts also runs the VAE."""
     pipeline = _pipeline(_component(UNet2DConditionModel, "unet"), _component(AutoencoderKL, "vae"), subject_encoder())
     decode = texts.get("decode") == "yes"
@@ -172,23 +176,25 @@ JOBS = {"subject": run_subject, "text": run_text, "generate": run_generate}
 
 
 def main() -> None:
-    job_name, source, destination, *rest = sys.argv[1:]
-    runs = int(rest[1]) if rest else 0
+    job_name, source, destination = sys.argv[1:]
     with safe_open(source, "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}
         texts = file.metadata() or {}
     with torch.no_grad():
         job = JOBS[job_name](tensors, texts)
         results = job()
-        seconds = []
-        for _ in range(runs):
+        save_file({name: tensor.contiguous().float() for name, tensor in results.items()}, destination)
+        answer("ready")
+        for _ in sys.stdin:
             start = time.perf_counter()
             job()
-            seconds.append(time.perf_counter() - start)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    results["seconds"] = torch.tensor(seconds)
-    results["peak_megabytes"] = torch.tensor([peak])
-    save_file({name: tensor.contiguous().float() for name, tensor in results.items()}, destination)
+            seconds = time.perf_counter() - start
+            answer(f"{seconds} {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}")
+
+
+def answer(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

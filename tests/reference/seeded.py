@@ -9,7 +9,7 @@ import torch
 
 
 def seeded(name: str, shape: tuple[int, ...]) -> torch.Tensor:
-    """Float32 weights for the tensor `name`, rounded to bfloat16 so that a file may hold them in 16 bit without loss."""
+    """Float32 weights for the tensor `name`, rounded to bfloat16 so that a file may hold them in 16 bit."""
     generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
     noise = torch.empty(shape).normal_(generator=generator)
     if len(shape) >= 2 and "embed" not in name and "query_tokens" not in name:

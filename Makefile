@@ -1,0 +1,37 @@
+# Developer commands. Artists need none of them: they install through ComfyUI Manager or clone into custom_nodes.
+
+# Any Python 3.10 or newer: it only makes the virtual environment.
+PYTHON ?= python3
+PORT ?= 8188
+DEVICE ?= cpu
+ARGS ?=
+VENV_PYTHON = .cache/venv/bin/python
+
+.PHONY: help demo test ui bench numbers-toybox
+
+help:
+	@echo "make demo            from a bare machine to a picture, made by the real ComfyUI"
+	@echo "make test            every test; ARGS=... goes to pytest, for example ARGS='tests/test_prompt.py -x'"
+	@echo "make ui              ComfyUI with this pack in the browser; PORT=8189, DEVICE=gpu"
+	@echo "make bench           every benchmark"
+	@echo "make numbers-toybox  quality of the built-in model, as JSON in the last line"
+
+demo:
+	@$(PYTHON) -m tools.setup demo
+	@$(VENV_PYTHON) -m tools.demo
+
+test:
+	@$(PYTHON) -m tools.setup test
+	@$(VENV_PYTHON) -m pytest $(ARGS)
+
+ui:
+	@$(PYTHON) -m tools.setup demo
+	@$(VENV_PYTHON) -m tools.ui $(PORT) $(DEVICE)
+
+bench:
+	@$(PYTHON) -m tools.setup test
+	@$(VENV_PYTHON) -m tools.bench
+
+numbers-toybox:
+	@$(PYTHON) -m tools.setup demo
+	@$(VENV_PYTHON) -m blipdiff_impl.toybox evaluate $(ARGS)
