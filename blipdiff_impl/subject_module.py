@@ -24,7 +24,7 @@ class SubjectEncoderModule(nn.Module):
         self.config = config
         self.visual_encoder = ImageTower(config.image_tower)
         self.qformer = QFormer(queries, config.image_tower.hidden_size)
-        self.proj_layer = SubjectProjection(queries.hidden_size, queries.intermediate_size, queries.layer_norm_eps)
+        self.proj_layer = SubjectProjection(queries.hidden_size, 4 * queries.hidden_size, queries.layer_norm_eps)
 
     def forward(self, pixels: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
         """Subject vectors `[B, 16, W]`.
