@@ -16,6 +16,9 @@ _HOMES = {
     "SubjectError": "errors",
     "SubjectPipeline": "pipeline",
     "convert": "checkpoints",
+    "interpolate": "interpolation",
+    "interpolate_grid": "interpolation",
+    "interpolate_strip": "interpolation",
     "open_checkpoint": "checkpoints",
 }
 
