@@ -34,4 +34,4 @@ bench:
 
 numbers-toybox:
 	@$(PYTHON) -m tools.setup demo
-	@$(VENV_PYTHON) -m blipdiff_impl.toybox evaluate $(ARGS)
+	@$(VENV_PYTHON) -m blipdiff_impl.toybox numbers $(ARGS)

@@ -5,6 +5,7 @@ A missing host or browser fails the tests that need it; only the DreamBench data
 
 import pytest
 
+from tools.browser import launched_browser, open_front_end
 from tools.client import Client
 from tools.host import running_host
 from tools.inprocess import load_comfy
@@ -27,11 +28,10 @@ def comfy(tmp_path_factory):
     return load_comfy(tmp_path_factory.mktemp("comfy"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
-    """Headless Chromium driven by Playwright."""
-    from tools.browser import launched_browser
-
+    """Headless Chromium driven by Playwright, whose event loop runs in this thread: closed with each test module, so
+    that other tests can have a loop of their own."""
     with launched_browser() as chromium:
         yield chromium
 
@@ -39,8 +39,6 @@ def browser():
 @pytest.fixture
 def browser_page(browser, host):
     """The front end of the running host in a fresh profile, as a Playwright page; `.errors` lists JavaScript errors."""
-    from tools.browser import open_front_end
-
     with open_front_end(browser, host.url) as front_end:
         yield front_end
 

@@ -43,7 +43,8 @@ def check_error(comfy):
 @torch.inference_mode()
 def test_unet_equals_diffusers(host, reference, parts):
     patcher = host["unet"].load_unet(dict(parts["unet"]), CONFIG.unet, torch.float32)
-    x, context, t = torch.randn(2, 4, 8, 12), torch.randn(2, 77, CONFIG.unet.cross_attention_dim), torch.tensor([3, 811])
+    x, context = torch.randn(2, 4, 8, 12), torch.randn(2, 77, CONFIG.unet.cross_attention_dim)
+    t = torch.tensor([3, 811])
     expected = reference["unet"](x, t, context).sample
     found = patcher.model.diffusion_model(x, t, context=context)
     assert relative_error(found, expected) < EXACT
@@ -53,7 +54,12 @@ def test_unet_equals_diffusers(host, reference, parts):
     "sizes",
     [
         {"block_out_channels": (32, 32, 64, 64), "attention_levels": (False, True, True, False), "layers_per_block": 2},
-        {"block_out_channels": (64, 64), "attention_levels": (True, True), "norm_num_groups": 16, "num_attention_heads": 8},
+        {
+            "block_out_channels": (64, 64),
+            "attention_levels": (True,) * 2,
+            "norm_num_groups": 16,
+            "num_attention_heads": 8,
+        },
     ],
     ids=["four levels", "sixteen groups"],
 )

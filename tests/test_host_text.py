@@ -116,9 +116,7 @@ def test_released_template_is_the_published_splice(infix, clip, reference, make_
 def test_paper_template_ends_with_the_subject(infix, clip, reference, make_subject):
     subject = make_subject()
     words = clip_ids("on a beach, the dog is")
-    expected = transformers_encode(
-        reference, padded([*words, *[0] * VECTORS]), subject.embeddings[0], 1 + len(words)
-    )
+    expected = transformers_encode(reference, padded([*words, *[0] * VECTORS]), subject.embeddings[0], 1 + len(words))
     assert relative_error(infix(clip, subject, "on a beach", template="paper")[0][0], expected) < EXACT
 
 
@@ -140,7 +138,9 @@ def test_category_of_the_node_wins_over_the_subjects_own(infix, clip, reference,
 
 
 @pytest.mark.parametrize(
-    "prompt", ["on a beach", "on a (sandy:1.4) beach", r"a smile \(:", "word " * 100], ids=["plain", "weight", "escape", "long"]
+    "prompt",
+    ["on a beach", "on a (sandy:1.4) beach", r"a smile \(:", "word " * 100],
+    ids=["plain", "weight", "escape", "long"],
 )
 def test_strength_zero_is_the_hosts_own_encoding(infix, host_encode, clip, make_subject, prompt):
     found = infix(clip, make_subject(), prompt, subject_strength=0.0)

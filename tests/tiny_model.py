@@ -23,8 +23,8 @@ CONFIG = ModelConfig(
         image_size=32, patch_size=8, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64
     ),
     qformer=QFormerConfig(
-        vocab_size=len(PIECES), hidden_size=WIDTH, num_hidden_layers=2, num_attention_heads=2, intermediate_size=4 * WIDTH,
-        max_position_embeddings=32,
+        vocab_size=len(PIECES), hidden_size=WIDTH, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=4 * WIDTH, max_position_embeddings=32,
     ),
     text_encoder=TextEncoderConfig(hidden_size=WIDTH, num_hidden_layers=3, num_attention_heads=4, intermediate_size=96),
     unet=UNetConfig(

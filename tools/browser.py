@@ -21,6 +21,7 @@ FLAGS = (
     "--disable-sync",
     "--no-first-run",
 )
+SLOW_MACHINE_MS = 300_000  # opening the front end takes 4 s on two idle cores
 READY = (
     "window.app?.isGraphReady && window.app.extensionManager"
     " && Object.keys(LiteGraph.registered_node_types).length > 300"
@@ -82,12 +83,14 @@ def open_front_end(browser, url):
     `page.errors` collects the text of every uncaught JavaScript error.
     """
     context = browser.new_context(viewport={"width": 1600, "height": 1000})
+    context.set_default_timeout(SLOW_MACHINE_MS)
     page = context.new_page()
     page.errors = []
     page.on("pageerror", lambda error: page.errors.append(str(error)))
     try:
         page.goto(url)
-        page.wait_for_function(READY, timeout=120_000)
+        page.wait_for_function(READY)
+        page.wait_for_load_state("networkidle")  # the graph that the front end starts with has been checked
         yield page
     finally:
         context.close()

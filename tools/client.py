@@ -1,5 +1,6 @@
 """Talk to a running host: convert a workflow, queue it, follow its progress, collect its pictures."""
 
+import copy
 import json
 import time
 import urllib.error
@@ -53,7 +54,7 @@ class Client:
         """API form of a workflow in UI form: a path or the parsed JSON."""
         if not isinstance(workflow, dict):
             workflow = json.loads(Path(workflow).read_text(encoding="utf-8"))
-        converted = autograph.convert(workflow, node_info=self.object_info())
+        converted = autograph.convert(workflow, node_info=_with_open_choices(self.object_info()))
         return json.loads(json.dumps(dict(converted), default=dict))
 
     def run_workflow(self, workflow, timeout=600, on_progress=None):
@@ -127,6 +128,18 @@ class Client:
             for shown in result.outputs.values()
             for picture in shown.get("images", [])
         ]
+
+
+def _with_open_choices(object_info):
+    """`object_info` with no choices listed. The converter would silently put the default in place of a choice that the
+    host does not offer, such as a missing model; this way it keeps the value, and the host refuses it by name."""
+    opened = copy.deepcopy(object_info)
+    for node in opened.values():
+        for inputs in node["input"].values():
+            for name, (kind, *options) in inputs.items():
+                if kind == "COMBO" or isinstance(kind, list):
+                    inputs[name] = ["COMBO", {**(options[0] if options else {}), "options": []}]
+    return opened
 
 
 def _rejection(reply, prompt_id=""):

@@ -1,0 +1,117 @@
+"""`python -m blipdiff_impl.toybox STAGE [--minutes M]`: the stages that make the embedded model, in order."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+
+
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m blipdiff_impl.toybox", description=__doc__)
+    parser.add_argument("stage", choices=sorted(STAGES))
+    parser.add_argument("--minutes", type=float, help="length of a training stage over all its runs")
+    parser.add_argument("--process", type=int, default=0, help="number of this process, where several share a stage")
+    parser.add_argument("--processes", type=int, default=1, help="how many share it; start each with its own number")
+    parser.add_argument("--subjects", type=int, default=256, help="held-out subjects that `numbers` draws")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout)
+    STAGES[options.stage](options)
+
+
+def _one_thread(stage):
+    """Train on one thread, with attention by plain products: its fused backward is the slower one at these sizes."""
+
+    def run(options: argparse.Namespace) -> None:
+        import torch
+        from torch.nn.attention import SDPBackend, sdpa_kernel
+
+        torch.set_num_threads(1)
+        with sdpa_kernel(SDPBackend.MATH):
+            stage(options)
+
+    return run
+
+
+def _bank(options: argparse.Namespace) -> None:
+    from .bank import make_bank
+
+    make_bank()
+
+
+def _vae(options: argparse.Namespace) -> None:
+    from .train_vae import train_vae
+
+    train_vae(options.minutes or 26)
+
+
+def _fold(options: argparse.Namespace) -> None:
+    from .train_vae import fold_vae
+
+    fold_vae()
+
+
+def _decoder(options: argparse.Namespace) -> None:
+    from .train_vae import train_vae
+
+    train_vae(options.minutes or 20, decoder_only=True)
+
+
+def _subject(options: argparse.Namespace) -> None:
+    from .train_subject import train_subject
+
+    train_subject(options.minutes or 22)
+
+
+def _judge(options: argparse.Namespace) -> None:
+    from .judge import train_judge
+
+    train_judge(options.minutes or 5)
+
+
+def _features(options: argparse.Namespace) -> None:
+    from .features import compute_features
+
+    compute_features(options.process, options.processes)
+
+
+def _latents(options: argparse.Namespace) -> None:
+    from .features import compute_latents
+
+    compute_latents(options.process, options.processes)
+
+
+def _diffusion(options: argparse.Namespace) -> None:
+    from .train_diffusion import train_diffusion
+
+    train_diffusion(options.minutes or 75, options.process, options.processes)
+
+
+def _export(options: argparse.Namespace) -> None:
+    from .export import export
+
+    export()
+
+
+def _numbers(options: argparse.Namespace) -> None:
+    from .evaluate import print_numbers
+
+    print_numbers(options.subjects)
+
+
+STAGES = {
+    "bank": _bank,
+    "vae": _one_thread(_vae),
+    "fold": _one_thread(_fold),
+    "decoder": _one_thread(_decoder),
+    "subject": _one_thread(_subject),
+    "judge": _one_thread(_judge),
+    "features": _one_thread(_features),
+    "latents": _one_thread(_latents),
+    "diffusion": _one_thread(_diffusion),
+    "export": _export,
+    "numbers": _numbers,
+}
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

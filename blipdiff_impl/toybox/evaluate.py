@@ -1,0 +1,181 @@
+"""Zero-shot evaluation on held-out subjects: what `make numbers-toybox` prints.
+
+Each subject is encoded from one reference picture and drawn in a described place. The judge names kind, place and
+pattern; the subject itself is looked for among 8 candidates of the same kind by the distance of colours and where they
+lie. The same judge looks at the renderer's own pictures (is it fair?), at these pictures after the autoencoder (the
+ceiling), and at pictures made without subject vectors (is it fooled?).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ..pipeline import SubjectPipeline
+from ..prompt import compose
+from .judge import Judge, palette_distance, sliced_distance, subject_points
+from .render import render_picture, render_reference
+from .world import BACKGROUND_NAMES, CATEGORIES, HELD_OUT_SEED, PATTERNS, ToySubject, captions, subject_from_seed
+
+STEPS = 25
+GUIDANCE = 4.0
+CANDIDATES = 8
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One held-out subject, its reference picture, the prompt, and the pictures of the 8 candidates (own first)."""
+
+    subject: ToySubject
+    background: str
+    phrase: str
+    reference: np.ndarray
+    rendered: np.ndarray
+    candidates: np.ndarray
+
+
+def make_trials(count: int) -> list[Trial]:
+    """Trials over all kinds and places in turn; always the same."""
+    return [_trial(i) for i in range(count)]
+
+
+def generate(
+    pipeline: SubjectPipeline,
+    trials: list[Trial],
+    with_subject: bool = True,
+    repetitions: int = 20,
+    guidance: float = GUIDANCE,
+    scheduler: str = "pndm",
+    template: str = "released",
+    steps: int = STEPS,
+) -> np.ndarray:
+    """The model's pictures of the trials, uint8 [N, 96, 96, 3]; noise depends on the trial's number only."""
+    pictures = []
+    with torch.inference_mode():
+        empty = pipeline.text_encoder.encode_plain("")
+        for start in range(0, len(trials), BATCH):
+            part = trials[start : start + BATCH]
+            context = torch.cat([_context(pipeline, t, with_subject, repetitions, template) for t in part])
+            noise = torch.cat([_noise(start + i) for i in range(len(part))])
+            latents = pipeline.denoise(noise, context, empty, steps, guidance, scheduler)
+            pictures.append(pipeline.decode(latents))
+    return _to_bytes(torch.cat(pictures))
+
+
+def through_autoencoder(pipeline: SubjectPipeline, pictures: np.ndarray) -> np.ndarray:
+    """Pictures uint8 [N, 96, 96, 3] encoded and decoded: the best that any latent could give."""
+    pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
+    with torch.inference_mode():
+        parts = [
+            pipeline.vae.encode(p).latent_dist.mean * pipeline.config.vae.scaling_factor for p in pixels.split(BATCH)
+        ]
+        return _to_bytes(torch.cat([pipeline.decode(p) for p in parts]))
+
+
+class Evaluation:
+    """Scores pictures of the same trials; the candidates are judged once."""
+
+    def __init__(self, judge: Judge, trials: list[Trial]) -> None:
+        self.judge, self.trials = judge, trials
+        candidates = np.concatenate([t.candidates for t in trials])
+        masks = judge.look_at(candidates).mask
+        points = [subject_points(picture, mask) for picture, mask in zip(candidates, masks, strict=True)]
+        self.candidates = [points[i : i + CANDIDATES] for i in range(0, len(points), CANDIDATES)]
+
+    def score(self, pictures: np.ndarray) -> dict[str, float]:
+        """Shares of pictures judged right, palette distances, and standard errors (`*_se`)."""
+        verdict, trials = self.judge.look_at(pictures), self.trials
+        own = [subject_points(picture, mask) for picture, mask in zip(pictures, verdict.mask, strict=True)]
+        distances = self._distances(own, sliced_distance)
+        palettes = self._distances(own, palette_distance)
+        samples = {
+            "subject_top1": distances.argmin(axis=1) == 0,
+            "palette_top1": palettes.argmin(axis=1) == 0,
+            "background_accuracy": verdict.background == [BACKGROUND_NAMES.index(t.background) for t in trials],
+            "category_accuracy": verdict.category == [CATEGORIES.index(t.subject.category) for t in trials],
+            "pattern_accuracy": verdict.pattern == [PATTERNS.index(t.subject.look.pattern) for t in trials],
+            "palette_distance": palettes[:, 0],
+            "palette_distance_random": palettes[:, 1:].mean(axis=1),
+        }
+        means = {name: round(float(np.mean(s)), 4) for name, s in samples.items()}
+        errors = {f"{name}_se": round(float(np.std(s) / len(s) ** 0.5), 4) for name, s in samples.items()}
+        return means | errors
+
+    def _distances(self, own: list[np.ndarray], distance) -> np.ndarray:
+        return np.array([[distance(a, b) for b in others] for a, others in zip(own, self.candidates, strict=True)])
+
+
+def seconds_per_picture(pipeline: SubjectPipeline, trial: Trial) -> float:
+    """Encoding the reference and drawing one picture, batch of one; the middle of three runs after a first one."""
+    times = []
+    for run in range(4):
+        begin = time.perf_counter()
+        # slightly darker each time, so that the encoder does not remember the picture
+        subject = pipeline.encoder.encode(_as_image(trial.reference) * (1 - 0.01 * run), trial.subject.category)
+        pipeline.generate(subject, trial.phrase, steps=STEPS, guidance=GUIDANCE, seed=run)
+        times.append(time.perf_counter() - begin)
+    return sorted(times[1:])[1]
+
+
+def print_numbers(count: int) -> None:
+    """Measure everything; a line per kind of picture, and as the last line one JSON object."""
+    pipeline, trials = SubjectPipeline.from_checkpoint("toybox"), make_trials(count)
+    evaluation = Evaluation(Judge.load(), trials)
+    rendered = np.stack([t.rendered for t in trials])
+    scores = {
+        "renderer": evaluation.score(rendered),
+        "autoencoder": evaluation.score(through_autoencoder(pipeline, rendered)),
+        "text_only": evaluation.score(generate(pipeline, trials, with_subject=False)),
+        "generated": evaluation.score(generate(pipeline, trials)),
+    }
+    for name, values in scores.items():
+        print(name, " ".join(f"{key} {value}" for key, value in values.items() if not key.endswith("_se")))
+    record = {"subjects": count, **scores.pop("generated")}
+    for name, values in scores.items():
+        record |= {f"{name}_{key}": value for key, value in values.items()}
+    print(json.dumps(record | {"seconds_per_picture": round(seconds_per_picture(pipeline, trials[0]), 3)}))
+
+
+def _trial(index: int) -> Trial:
+    rng = np.random.default_rng((HELD_OUT_SEED, index))
+    category, background = CATEGORIES[index % 12], BACKGROUND_NAMES[(index + index // 12) % 12]
+    first = HELD_OUT_SEED + index * CANDIDATES
+    subjects = [subject_from_seed(first + k, category) for k in range(CANDIDATES)]
+    phrases = captions(background)
+    return Trial(
+        subject=subjects[0],
+        background=background,
+        phrase=phrases[rng.integers(len(phrases))],
+        reference=render_reference(subjects[0], rng).picture,
+        rendered=render_picture(subjects[0], background, rng).picture,
+        candidates=np.stack(
+            [render_picture(s, BACKGROUND_NAMES[rng.integers(12)], rng, bank=True).picture for s in subjects]
+        ),
+    )
+
+
+def _context(
+    pipeline: SubjectPipeline, trial: Trial, with_subject: bool, repetitions: int, template: str
+) -> torch.Tensor:
+    text = compose(trial.phrase, trial.subject.category, template, prompt_reps=repetitions)
+    if not with_subject:
+        return pipeline.text_encoder.encode_plain(text.plain)
+    subject = pipeline.encoder.encode(_as_image(trial.reference), trial.subject.category)
+    return pipeline.text_encoder.encode_subject(text, subject)
+
+
+def _noise(index: int) -> torch.Tensor:
+    return torch.randn((1, 4, 12, 12), generator=torch.Generator().manual_seed(index))
+
+
+def _as_image(picture: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(picture.copy())[None].float() / 255
+
+
+def _to_bytes(pictures: torch.Tensor) -> np.ndarray:
+    return (pictures * 255).round().to(torch.uint8).numpy()

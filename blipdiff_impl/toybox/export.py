@@ -1,0 +1,62 @@
+"""Puts the trained parts together into `toybox.safetensors`, in the pack's own single-file format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..checkpoints import write_single_file
+from .model import CONFIG
+from .train_diffusion import CHECKPOINT, ToyDiffusion, averaged_model
+from .train_subject import averaged_subject_encoder
+from .train_vae import averaged_vae, build_vae
+from .training import CACHE
+from .world import vocabulary
+
+WEIGHT_FILE = Path(__file__).with_name("toybox.safetensors")
+
+
+def export(path: Path = WEIGHT_FILE) -> None:
+    """Write the averaged weights of the last checkpoints in float16; stages not trained yet stay as initialised."""
+    model = averaged_model() if CHECKPOINT.exists() else ToyDiffusion()
+    write_single_file(path, parts(model, best_vae()), CONFIG, vocabulary(), torch.float16, overwrite=True)
+
+
+def parts(model: ToyDiffusion, vae: nn.Module) -> dict[str, dict[str, Tensor]]:
+    """Canonical tensors of every part."""
+    encoder, _ = averaged_subject_encoder()
+    encoder.qformer, encoder.proj_layer = model.qformer, model.projection
+    return {
+        "subject_encoder": encoder.canonical_state_dict(),
+        "text_encoder": _text_encoder(model),
+        "unet": model.unet.state_dict(),
+        "vae": vae.state_dict(),
+    }
+
+
+def best_vae() -> nn.Module:
+    """The autoencoder with the decoder that was trained longest; before its scales are folded, as it stands."""
+    folded, decoder = CACHE / "vae_folded.pt", CACHE / "vae_decoder.pt"
+    if not folded.exists():
+        return averaged_vae()
+    vae = build_vae()
+    vae.load_state_dict(torch.load(folded, weights_only=True))
+    if decoder.exists():
+        average = torch.load(decoder, weights_only=True)["optimiser"]["average"]
+        vae.load_state_dict(vae.state_dict() | average)
+    return vae.eval()
+
+
+def _text_encoder(model: ToyDiffusion) -> dict[str, Tensor]:
+    """The text encoder with its full table: words the toy world does not use are zero."""
+    tensors = {
+        f"text_model.{name.removeprefix('text_model.')}": t for name, t in model.text_encoder.state_dict().items()
+    }
+    key = "text_model.embeddings.token_embedding.weight"
+    table = torch.zeros(CONFIG.text_encoder.vocab_size, CONFIG.text_encoder.hidden_size)
+    for token, row in model.row_of.items():
+        if token >= 0:
+            table[token] = tensors[key][row]
+    return tensors | {key: table}

@@ -1,0 +1,10 @@
+"""What an artist sees: one file per node or close family, a form and a call each."""
+
+from __future__ import annotations
+
+from .encode import SubjectEncoder
+from .loader import SubjectModelLoader
+from .pndm import SubjectSamplerPNDM, SubjectSchedulePNDM
+from .prompt import SubjectPromptInfix
+
+NODES = [SubjectModelLoader, SubjectEncoder, SubjectPromptInfix, SubjectSamplerPNDM, SubjectSchedulePNDM]

@@ -1,0 +1,99 @@
+"""Where checkpoints lie: the embedded model, `models/blipdiffusion` and all folders that the user has added to it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import folder_paths
+
+from ...blipdiff_impl.errors import CheckpointError
+
+FOLDER = "blipdiffusion"
+TOYBOX = "toybox (built in, toy world only)"
+
+_FILE_TYPES = (".safetensors", ".pth")
+# A folder that holds one of these is one checkpoint: diffusers' layout, or that of the official release.
+_CHECKPOINT_SIGNS = {"model_index.json", "qformer", "blip_model"}
+_DEPTH = 4  # folders below a model folder; a loop of links ends here
+_SHOWN = 12
+
+log = logging.getLogger(__name__)
+
+
+def register() -> None:
+    """Make `models/blipdiffusion` known to the host, beside what `extra_model_paths.yaml` has put there."""
+    folder_paths.add_model_folder_path(FOLDER, os.path.join(folder_paths.models_dir, FOLDER))
+
+
+def model_names() -> list[str]:
+    """The embedded model first, then every checkpoint file and folder, relative to its model folder."""
+    found = {name for root in _roots() for name in _checkpoints(root, "", _DEPTH)}
+    return [TOYBOX, *sorted(found, key=str.lower)]
+
+
+def model_path(name: str) -> str:
+    """Path of a checkpoint by the name in the list, or "toybox".
+
+    Raises:
+        CheckpointError: it is in none of the model folders; the message says where it was looked for and what is there.
+    """
+    if name == TOYBOX:
+        return "toybox"
+    for root in _roots():
+        if _inside(root / name, root) and os.path.exists(root / name):
+            return str(root / name)
+    raise CheckpointError(_not_found(name))
+
+
+def _not_found(name: str) -> str:
+    there = model_names()[1:]
+    shown = ", ".join(there[:_SHOWN]) + (" ..." if len(there) > _SHOWN else "")
+    return (
+        f"There is no checkpoint '{name}'. Looked for a file or folder of that name in "
+        f"{' and in '.join(_described(root) for root in _roots())}; found there: {shown or 'no checkpoint'}. "
+        "Put the checkpoint there, or choose another model_name. The README says where checkpoints come from."
+    )
+
+
+def _described(root: Path) -> str:
+    """A model folder, and why nothing can be found in it, if so."""
+    if not os.path.isdir(root):
+        return f"{root} (there is no such folder)"
+    return str(root) if os.access(root, os.R_OK | os.X_OK) else f"{root} (which may not be read: allow reading it)"
+
+
+def _roots() -> list[Path]:
+    return [Path(folder) for folder in folder_paths.get_folder_paths(FOLDER)]
+
+
+def _inside(path: Path, root: Path) -> bool:
+    """Whether a path stays below a folder; links inside it may point elsewhere, `..` may not."""
+    root = os.path.abspath(root)
+    return os.path.commonpath([root, os.path.abspath(path)]) == root
+
+
+def _checkpoints(folder: Path, prefix: str, depth: int) -> list[str]:
+    """Names of checkpoints in a folder and below it."""
+    names = []
+    for entry in _entries(folder):
+        name = prefix + entry.name
+        if not entry.is_dir():
+            names += [name] if entry.name.lower().endswith(_FILE_TYPES) else []
+        elif _CHECKPOINT_SIGNS & {inner.name for inner in _entries(entry)}:
+            names.append(name)
+        elif depth > 1:
+            names += _checkpoints(Path(entry), f"{name}/", depth - 1)
+    return names
+
+
+def _entries(folder: os.PathLike) -> list[os.DirEntry]:
+    try:
+        with os.scandir(folder) as entries:
+            return [entry for entry in entries if not entry.name.startswith(".")]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        log.warning("The folder %s is left out of the list of checkpoints: %s", os.fspath(folder), error)
+        return []

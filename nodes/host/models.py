@@ -1,0 +1,107 @@
+"""A checkpoint to all that an artist connects: MODEL, CLIP, VAE, SUBJECT_ENCODER and, where there is one, a SUBJECT."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import torch
+
+from ...blipdiff_impl.checkpoints import PARTS
+from ...blipdiff_impl.encoder import SubjectEncoder
+from ...blipdiff_impl.subject import Subject
+from .clip import load_clip
+from .encoder import HostSubjectEncoder
+from .session import Progress
+from .sources import OpenedSource, Source
+from .unet import load_unet
+from .vae import load_vae
+
+WEIGHT_DTYPES = {"default": None, "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+# Set on a CLIP's model by this loader: the fingerprint of the subject encoder that was trained with it.
+ENCODER_OF_CLIP = "blipdiffusion_subject_encoder"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """What the loader node gives out; `subject` is None where the checkpoint was not fine-tuned on one."""
+
+    model: object
+    clip: object
+    vae: object
+    encoder: HostSubjectEncoder
+    subject: Subject | None
+
+
+def load_model(source: Source, weight_dtype: str = "default") -> LoadedModel:
+    """Load all parts; the bar on the node advances part by part.
+
+    Args:
+        weight_dtype: one of WEIGHT_DTYPES, for UNet and text encoder. The VAE is left to the host: 16 bit can turn
+            its pictures black.
+
+    Raises:
+        CheckpointError: something is missing, damaged or does not fit.
+    """
+    opened = source.open()
+    for part in PARTS:
+        opened.holder(part)  # what is missing is told before anything large is read
+    for sentence in opened.warnings():
+        log.warning("%s: %s", source.path, sentence)
+    progress = Progress(len(PARTS))
+    loaded = []
+    for load in (_unet, _clip, _vae, _encoder):
+        progress.report(len(loaded), len(PARTS))
+        loaded.append(load(opened, weight_dtype))
+    progress.report(len(PARTS), len(PARTS))
+    model, clip, vae, encoder = loaded
+    setattr(clip.cond_stage_model, ENCODER_OF_CLIP, encoder.encoder.fingerprint)
+    return LoadedModel(model, clip, vae, encoder, opened.subject(encoder.encoder.fingerprint))
+
+
+def _unet(opened: OpenedSource, weight_dtype: str, disable_dynamic: bool = False):
+    holder = opened.holder("unet")
+    patcher = load_unet(holder.part("unet"), holder.config.unet, WEIGHT_DTYPES[weight_dtype], disable_dynamic)
+    _remember(patcher, reload_unet, opened.source, weight_dtype)
+    return patcher
+
+
+def _clip(opened: OpenedSource, weight_dtype: str, disable_dynamic: bool = False):
+    holder, precision = opened.holder("text_encoder"), WEIGHT_DTYPES[weight_dtype]
+    clip = load_clip(holder.part("text_encoder"), holder.config.text_encoder, precision, disable_dynamic)
+    _remember(clip.patcher, reload_clip, opened.source, weight_dtype)
+    return clip
+
+
+def _vae(opened: OpenedSource, weight_dtype: str):
+    holder = opened.holder("vae")
+    vae = load_vae(holder.part("vae"), holder.config.vae)
+    _remember(vae.patcher, reload_vae, opened.source, weight_dtype)
+    return vae
+
+
+def _encoder(opened: OpenedSource, weight_dtype: str) -> HostSubjectEncoder:
+    return HostSubjectEncoder(SubjectEncoder.from_checkpoint(opened.holder("subject_encoder")))
+
+
+def reload_unet(source: Source, weight_dtype: str, disable_dynamic: bool = False):
+    """A new ModelPatcher of the same UNet; the host calls this for training, hooks and several GPUs."""
+    return _unet(source.open(), weight_dtype, disable_dynamic)
+
+
+def reload_clip(source: Source, weight_dtype: str, disable_dynamic: bool = False):
+    """A new ModelPatcher of the same text encoder."""
+    return _clip(source.open(), weight_dtype, disable_dynamic).patcher
+
+
+def reload_vae(source: Source, weight_dtype: str, disable_dynamic: bool = False):
+    """A new ModelPatcher of the same VAE; like the host's own, of the default kind whatever `disable_dynamic` says."""
+    return _vae(source.open(), weight_dtype).patcher
+
+
+def _remember(patcher, load_again, source: Source, weight_dtype: str) -> None:
+    if hasattr(patcher, "cached_patcher_init"):  # absent from older hosts
+        patcher.cached_patcher_init = (load_again, (source, weight_dtype))
