@@ -48,13 +48,14 @@ def test_a_folder_that_cannot_be_listed_is_left_out_and_logged(modules, roots, c
     scandir = os.scandir
 
     def refuse(path):
-        if os.fspath(path).endswith("closed"):
+        if not isinstance(path, int) and os.fspath(path).endswith("closed"):
             raise PermissionError(13, "Permission denied", os.fspath(path))
         return scandir(path)
 
     monkeypatch.setattr(modules["folders"].os, "scandir", refuse)
     assert modules["folders"].model_names()[1:] == ["a.safetensors"]
-    assert "closed" in caplog.text and "Permission denied" in caplog.text
+    modules["folders"].model_names()  # the host asks often; the log is told once
+    assert len([line for line in caplog.messages if "closed" in line and "Permission denied" in line]) == 1
 
 
 def test_a_loop_of_links_ends(modules, roots):

@@ -83,12 +83,12 @@ def test_the_host_can_make_each_part_anew(load, parts, which):
     """Its own training and multi-GPU nodes do: through `cached_patcher_init`, into other tensors with equal weights."""
     model, clip, vae, _, _ = load("tiny.safetensors")
     patcher = {"model": model, "clip": clip.patcher, "vae": vae.patcher}[which]
-    copy = patcher.clone(force_deepcopy=True)
+    make, arguments = patcher.cached_patcher_init
+    copy = make(*arguments)
     old, new = patcher.model.state_dict(), copy.model.state_dict()
     assert old.keys() == new.keys() and all(torch.equal(old[name], new[name]) for name in old)
     assert all(old[name].data_ptr() != new[name].data_ptr() for name in old)
-    delegate = patcher.cached_patcher_init[0](*patcher.cached_patcher_init[1], disable_dynamic=True)
-    assert not delegate.is_dynamic()
+    assert not make(*arguments, disable_dynamic=True).is_dynamic()
 
 
 def test_a_complete_checkpoint_blocks_its_subject_output(comfy, load, parts):

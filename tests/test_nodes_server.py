@@ -173,7 +173,6 @@ def test_node_help_is_served(host):
     assert page.startswith("# Subject Encoder")
 
 
-def test_importing_the_pack_is_reported_as_light(host):
-    """The host's own report; only that the import succeeded is checked, times depend on the machine."""
-    assert "IMPORT FAILED" not in host.log()
-    assert "blip-diffusion-subjects" in host.log()
+def test_the_host_reports_that_the_pack_was_imported(host):
+    (line,) = [line for line in host.log().splitlines() if re.search(r"seconds.*blip-diffusion-subjects", line)]
+    assert "IMPORT FAILED" not in line

@@ -20,6 +20,7 @@ _DEPTH = 4  # folders below a model folder; a loop of links ends here
 _SHOWN = 12
 
 log = logging.getLogger(__name__)
+_mentioned: set[str] = set()
 
 
 def register() -> None:
@@ -29,7 +30,7 @@ def register() -> None:
 
 def model_names() -> list[str]:
     """The embedded model first, then every checkpoint file and folder, relative to its model folder."""
-    found = {name for root in _roots() for name in _checkpoints(root, "", _DEPTH)}
+    found = {name for root in _roots() for name in _checkpoints(_entries(root), "", _DEPTH)}
     return [TOYBOX, *sorted(found, key=str.lower)]
 
 
@@ -74,26 +75,36 @@ def _inside(path: Path, root: Path) -> bool:
     return os.path.commonpath([root, os.path.abspath(path)]) == root
 
 
-def _checkpoints(folder: Path, prefix: str, depth: int) -> list[str]:
-    """Names of checkpoints in a folder and below it."""
+def _checkpoints(entries: list[os.DirEntry], prefix: str, depth: int) -> list[str]:
+    """Names of the checkpoints among the entries of a folder and below them."""
     names = []
-    for entry in _entries(folder):
+    for entry in entries:
         name = prefix + entry.name
         if not entry.is_dir():
             names += [name] if entry.name.lower().endswith(_FILE_TYPES) else []
-        elif _CHECKPOINT_SIGNS & {inner.name for inner in _entries(entry)}:
+            continue
+        inner = _entries(entry)
+        if _CHECKPOINT_SIGNS & {part.name for part in inner}:
             names.append(name)
         elif depth > 1:
-            names += _checkpoints(Path(entry), f"{name}/", depth - 1)
+            names += _checkpoints(inner, f"{name}/", depth - 1)
     return names
 
 
 def _entries(folder: os.PathLike) -> list[os.DirEntry]:
+    """What lies in a folder; nothing where it may not be read."""
     try:
         with os.scandir(folder) as entries:
             return [entry for entry in entries if not entry.name.startswith(".")]
     except FileNotFoundError:
         return []
     except OSError as error:
-        log.warning("The folder %s is left out of the list of checkpoints: %s", os.fspath(folder), error)
+        _log_once(os.fspath(folder), error)
         return []
+
+
+def _log_once(folder: str, error: OSError) -> None:
+    """The list is made many times a minute; a folder that cannot be read is mentioned the first time."""
+    if folder not in _mentioned:
+        _mentioned.add(folder)
+        log.warning("The folder %s is left out of the list of checkpoints: %s", folder, error)
