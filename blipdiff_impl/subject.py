@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -50,3 +51,24 @@ class Subject:
     def width(self) -> int:
         """Width of the text encoder the vectors are made for (768 for Stable Diffusion 1.5)."""
         return self.embeddings.shape[2]
+
+    def save(self, path: str | Path, overwrite: bool = False) -> None:
+        """Write it as one `.safetensors`, which ComfyUI reads as an embedding too; see `subject_file`.
+
+        Raises:
+            SubjectError: the file exists, its name does not end in .safetensors, or the disk is full.
+        """
+        from .subject_file import write_subject
+
+        write_subject(path, self, overwrite=overwrite)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Subject:
+        """The subject of a saved file, without the weights that may lie beside it.
+
+        Raises:
+            SubjectError: the file is missing, damaged or of another kind.
+        """
+        from .subject_file import read_subject
+
+        return read_subject(path).subject

@@ -6,5 +6,14 @@ from .encode import SubjectEncoder
 from .loader import SubjectModelLoader
 from .pndm import SubjectSamplerPNDM, SubjectSchedulePNDM
 from .prompt import SubjectPromptInfix
+from .save import SubjectLoad, SubjectSave
 
-NODES = [SubjectModelLoader, SubjectEncoder, SubjectPromptInfix, SubjectSamplerPNDM, SubjectSchedulePNDM]
+NODES = [
+    SubjectModelLoader,
+    SubjectEncoder,
+    SubjectPromptInfix,
+    SubjectSave,
+    SubjectLoad,
+    SubjectSamplerPNDM,
+    SubjectSchedulePNDM,
+]

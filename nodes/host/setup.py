@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from . import examples, folders
+from . import examples, folders, subject_folders
 
 
 def prepare() -> None:
-    """Register the model folder and offer the example pictures; loads no model."""
+    """Register the folders of models and subjects and offer the example pictures; loads no model."""
     folders.register()
+    subject_folders.register()
     examples.offer_pictures()
