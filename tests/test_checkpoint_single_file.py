@@ -143,7 +143,7 @@ def test_progress_ends_at_the_whole(path, parts):
 
 def test_disk_too_small_is_said_before_writing(path, parts, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 100}))
-    with pytest.raises(CheckpointError, match="too full.*0.0 GB are free"):
+    with pytest.raises(CheckpointError, match="too full.*0.0 MB are free"):
         write(path, {"vae": parts["vae"]})
 
 

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
+from tiny_model import CONFIG, PIECES, WIDTH, random_parts
 
 from blipdiff_impl.encoder import SubjectEncoder
 from blipdiff_impl.errors import CheckpointError, SubjectError
 from blipdiff_impl.subject import Subject
 from blipdiff_impl.subject_module import SubjectEncoderModule
-from tiny_model import CONFIG, PIECES, WIDTH, random_parts
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +137,9 @@ def test_misshapen_weights_are_refused(weights):
         SubjectEncoderModule.from_canonical(CONFIG, wrong)
 
 
-@pytest.mark.parametrize("embeddings", [torch.zeros(16, 8), torch.zeros(0, 16, 8), torch.full((1, 16, 8), float("nan"))])
+@pytest.mark.parametrize(
+    "embeddings", [torch.zeros(16, 8), torch.zeros(0, 16, 8), torch.full((1, 16, 8), float("nan"))]
+)
 def test_a_subject_of_another_shape_is_refused(embeddings):
     with pytest.raises(SubjectError):
         Subject(embeddings, "dog", "tiny")

@@ -4,6 +4,7 @@ Round trips are exact: vectors are stored as the float32 numbers they are.
 """
 
 import json
+import shutil
 import struct
 from datetime import datetime, timedelta, timezone
 
@@ -117,7 +118,7 @@ def test_a_missing_folder_is_named(tmp_path):
 @pytest.mark.parametrize(
     "failure, raised, sentence",
     [
-        (OSError(28, "No space left on device"), SubjectError, "filled up while writing my_dog.safetensors"),
+        (OSError(28, "No space left on device"), SubjectError, "became full while writing my_dog.safetensors"),
         (OSError(5, "Input/output error"), SubjectError, "cannot be written: Input/output error"),
         (KeyboardInterrupt("by hand"), KeyboardInterrupt, "by hand"),
     ],
@@ -142,8 +143,8 @@ def test_a_writing_that_ends_early_leaves_what_was_there(tmp_path, monkeypatch, 
 
 
 def test_a_disk_that_is_too_small_is_noticed_before(tmp_path, monkeypatch):
-    usage = tensor_writer.shutil.disk_usage(tmp_path)._replace(free=100)
-    monkeypatch.setattr(tensor_writer.shutil, "disk_usage", lambda path: usage)
+    usage = shutil.disk_usage(tmp_path)._replace(free=100)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
     with pytest.raises(SubjectError, match="too full: the file takes 0.0 MB, 0.0 MB are free"):
         make_subject().save(tmp_path / "a.safetensors")
     assert list(tmp_path.iterdir()) == []

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
+from tiny_model import CONFIG, WIDTH, random_parts
 
 from blipdiff_impl.errors import CheckpointError, SubjectError
 from blipdiff_impl.prompt import compose
 from blipdiff_impl.subject import Subject
 from blipdiff_impl.text import TextEncoder
-from tiny_model import CONFIG, WIDTH, random_parts
 
 
 @pytest.fixture(scope="module")

@@ -1,17 +1,7 @@
-"""Write a model as this pack's single safetensors file, tensor by tensor, so that memory holds one part at most.
-
-The library's own writer wants every tensor in memory at once, twice; the format is simple enough to stream: eight
-bytes of header length, a JSON header with types, shapes and offsets, then the bytes.
-"""
+"""Write a model as this pack's single safetensors file, tensor by tensor, so that memory holds one part at most."""
 
 from __future__ import annotations
 
-import errno
-import json
-import os
-import secrets
-import shutil
-import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,15 +10,15 @@ import torch
 
 from ..config import ModelConfig
 from ..errors import CheckpointError
+from ..safetensors_writing import complete_file, safetensors_header
 from .expected_shapes import PARTS, expected_shapes
 from .fingerprint import combine, tensor_bytes, tensor_line
 from .layout_single import FORMAT, FORMAT_VERSION, VECTORS, open_single_file
-from .safetensors_file import SAFETENSORS_DTYPES, SafetensorsFile
+from .safetensors_file import SafetensorsFile
 from .strict import check_part
 from .tensor_file import TensorInfo
 
 Progress = Callable[[int, int], None]
-_WORDS = {dtype: word for word, dtype in SAFETENSORS_DTYPES.items()}
 _UNKNOWN_FINGERPRINT = "0" * 64
 
 
@@ -96,19 +86,10 @@ class SingleFile:
 
     def write(self, path: Path, overwrite: bool, progress: Progress | None) -> None:
         """Write to a temporary name beside `path`, reopen and check it, then rename."""
-        _refuse_destination(path, overwrite)
         entries = self._entries()
-        _refuse_small_disk(path, sum(entry.size for entry in entries))
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-        try:
-            with temporary.open("xb") as file:
-                self._write_entries(file, entries, progress)
-            self._check_written(temporary)
-            os.replace(temporary, path)
-        except OSError as error:
-            raise _not_written(path, error) from error
-        finally:
-            temporary.unlink(missing_ok=True)
+        size = sum(entry.size for entry in entries)
+        with complete_file(path, size, overwrite, CheckpointError, self._check_written) as file:
+            self._write_entries(file, entries, progress)
 
     def _entries(self) -> list[_Entry]:
         """Wide types first, so that every tensor starts at a multiple of its item size."""
@@ -137,8 +118,6 @@ class SingleFile:
         fingerprints = {part: combine(lines[part][name] for name in infos) for part, infos in self.infos.items()}
         file.seek(0)
         file.write(self._header(entries, fingerprints))
-        file.flush()
-        os.fsync(file.fileno())
 
     def _stored_tensors(self, entries: list[_Entry]) -> Iterator[tuple[_Entry, torch.Tensor]]:
         """The tensors in the order of the file; a part is let go before the next one is loaded."""
@@ -151,27 +130,15 @@ class SingleFile:
             yield entry, _stored(loaded[entry.name], entry)
 
     def _header(self, entries: list[_Entry], fingerprints: Mapping[str, str]) -> bytes:
-        header: dict = {
-            "__metadata__": {
-                "format": FORMAT,
-                "format_version": FORMAT_VERSION,
-                "config": self.config.to_json(),
-                "vocabulary": "\n".join(self.vocabulary),
-                **{f"fingerprint.{part}": value for part, value in fingerprints.items()},
-                **self.notes,
-            }
+        metadata = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "config": self.config.to_json(),
+            "vocabulary": "\n".join(self.vocabulary),
+            **{f"fingerprint.{part}": value for part, value in fingerprints.items()},
+            **self.notes,
         }
-        start = 0
-        for entry in entries:
-            header[entry.key] = {
-                "dtype": _WORDS[entry.info.dtype],
-                "shape": list(entry.info.shape),
-                "data_offsets": [start, start + entry.size],
-            }
-            start += entry.size
-        text = json.dumps(header, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % 8)
-        return struct.pack("<Q", len(text)) + text
+        return safetensors_header(((entry.key, entry.info.dtype, entry.info.shape) for entry in entries), metadata)
 
     def _check_written(self, path: Path) -> None:
         checkpoint = open_single_file(SafetensorsFile(path))
@@ -186,29 +153,3 @@ def _stored(tensor: torch.Tensor, entry: _Entry) -> torch.Tensor:
         became = "" if not bool(torch.isfinite(tensor).all()) else f" as {entry.info.dtype}; choose a wider type"
         raise CheckpointError(f"The weight {entry.key} has numbers that are not finite{became}. Nothing was written.")
     return stored
-
-
-def _refuse_destination(path: Path, overwrite: bool) -> None:
-    if path.suffix != ".safetensors":
-        raise CheckpointError(f"The file to write should end in .safetensors, but it is {path.name!r}.")
-    if not path.parent.is_dir():
-        raise CheckpointError(f"{path} cannot be written: there is no folder {path.parent}. Make it first.")
-    if path.exists() and not overwrite:
-        raise CheckpointError(f"{path} exists already. Choose another name, or allow overwriting it.")
-
-
-def _refuse_small_disk(path: Path, size: int) -> None:
-    free = shutil.disk_usage(path.parent).free
-    if free < size:
-        raise CheckpointError(
-            f"The disk that holds {path.parent} is too full: the file takes {size / 1e9:.1f} GB, "
-            f"{free / 1e9:.1f} GB are free. Free some space, or choose a 16-bit type."
-        )
-
-
-def _not_written(path: Path, error: OSError) -> CheckpointError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return CheckpointError(
-            f"The disk that holds {path.parent} became full while writing {path.name}. Free some space."
-        )
-    return CheckpointError(f"{path} cannot be written: {error.strerror or error}.")
