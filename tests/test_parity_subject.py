@@ -9,6 +9,8 @@ import sys
 
 import pytest
 import torch
+from reference.run import run_reference
+from reference.seeded import seeded_like
 from safetensors.torch import load_file
 
 from blipdiff_impl.config import RELEASED
@@ -17,9 +19,6 @@ from blipdiff_impl.subject import Subject
 from blipdiff_impl.subject_module import SubjectEncoderModule
 from blipdiff_impl.text import TextEncoder
 from blipdiff_impl.tokenizers import WordPieceTokenizer, bert_word_pieces
-
-from reference.run import run_reference
-from reference.seeded import seeded_like
 
 TOLERANCE = 1e-4
 
@@ -91,10 +90,11 @@ from blipdiff_impl.prompt import compose
 from blipdiff_impl.subject import Subject
 from blipdiff_impl.subject_module import SubjectEncoderModule
 from blipdiff_impl.text import TextEncoder
-from reference.seeded import seeded_like
+from tests.reference.seeded import seeded_like
 import transformers
 config = ModelConfig(ImageTowerConfig(32, 8, 48, 3, 4, 96), QFormerConfig(60, 40, 3, 4, 80, 24, 16),
-                     TextEncoderConfig(hidden_size=40, num_hidden_layers=3, num_attention_heads=4, intermediate_size=80))
+                     TextEncoderConfig(hidden_size=40, num_hidden_layers=3, num_attention_heads=4,
+                                       intermediate_size=80))
 with torch.device("meta"):
     shapes = {n: t.shape for n, t in SubjectEncoderModule(config).canonical_state_dict().items()}
 module = SubjectEncoderModule.from_canonical(config, seeded_like(shapes, "small"))
