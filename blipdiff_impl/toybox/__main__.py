@@ -20,7 +20,10 @@ def main(arguments: list[str]) -> None:
 
 
 def _one_thread(stage):
-    """Train on one thread, with attention by plain products: its fused backward is the slower one at these sizes."""
+    """On one thread: two of them wait for each other many times as long as they work when a core is not free.
+
+    Attention by plain products, because its fused backward is the slower one at these sizes.
+    """
 
     def run(options: argparse.Namespace) -> None:
         import torch
@@ -54,7 +57,7 @@ def _fold(options: argparse.Namespace) -> None:
 def _decoder(options: argparse.Namespace) -> None:
     from .train_vae import train_vae
 
-    train_vae(options.minutes or 20, decoder_only=True)
+    train_vae(options.minutes or 10, decoder_only=True, rate=6e-4)
 
 
 def _subject(options: argparse.Namespace) -> None:
@@ -66,7 +69,7 @@ def _subject(options: argparse.Namespace) -> None:
 def _judge(options: argparse.Namespace) -> None:
     from .judge import train_judge
 
-    train_judge(options.minutes or 5)
+    train_judge(options.minutes or 8)
 
 
 def _features(options: argparse.Namespace) -> None:
@@ -84,7 +87,7 @@ def _latents(options: argparse.Namespace) -> None:
 def _diffusion(options: argparse.Namespace) -> None:
     from .train_diffusion import train_diffusion
 
-    train_diffusion(options.minutes or 75, options.process, options.processes)
+    train_diffusion(options.minutes or 62, options.process, options.processes)
 
 
 def _export(options: argparse.Namespace) -> None:
@@ -110,7 +113,7 @@ STAGES = {
     "latents": _one_thread(_latents),
     "diffusion": _one_thread(_diffusion),
     "export": _export,
-    "numbers": _numbers,
+    "numbers": _one_thread(_numbers),
 }
 
 if __name__ == "__main__":

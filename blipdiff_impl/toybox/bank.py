@@ -70,7 +70,7 @@ def _pair(index: int) -> dict[str, np.ndarray]:
     cells = target.mask.reshape(LATENT_SIDE, 8, LATENT_SIDE, 8).mean(axis=(1, 3))
     return {
         "pictures": target.picture,
-        "references": render_reference(subject, rng).picture,
+        "references": render_reference(subject, rng, bank=True).picture,
         "masks": cells.round().astype(np.uint8),
         "labels": np.array([CATEGORIES.index(subject.category), background], np.uint8),
     }

@@ -22,7 +22,7 @@ from .render import render_picture, render_reference
 from .world import BACKGROUND_NAMES, CATEGORIES, HELD_OUT_SEED, PATTERNS, ToySubject, captions, subject_from_seed
 
 STEPS = 25
-GUIDANCE = 4.0
+GUIDANCE = 2.5
 CANDIDATES = 8
 BATCH = 64
 
@@ -135,7 +135,7 @@ def print_numbers(count: int) -> None:
     }
     for name, values in scores.items():
         print(name, " ".join(f"{key} {value}" for key, value in values.items() if not key.endswith("_se")))
-    record = {"subjects": count, **scores.pop("generated")}
+    record = {"subjects": count, "steps": STEPS, "guidance": GUIDANCE, **scores.pop("generated")}
     for name, values in scores.items():
         record |= {f"{name}_{key}": value for key, value in values.items()}
     print(json.dumps(record | {"seconds_per_picture": round(seconds_per_picture(pipeline, trials[0]), 3)}))
@@ -153,9 +153,7 @@ def _trial(index: int) -> Trial:
         phrase=phrases[rng.integers(len(phrases))],
         reference=render_reference(subjects[0], rng).picture,
         rendered=render_picture(subjects[0], background, rng).picture,
-        candidates=np.stack(
-            [render_picture(s, BACKGROUND_NAMES[rng.integers(12)], rng, bank=True).picture for s in subjects]
-        ),
+        candidates=np.stack([render_picture(s, BACKGROUND_NAMES[rng.integers(12)], rng).picture for s in subjects]),
     )
 
 

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from ..checkpoints import write_single_file
 from .model import CONFIG
-from .train_diffusion import CHECKPOINT, ToyDiffusion, averaged_model
+from .train_diffusion import ToyDiffusion, averaged_model
 from .train_subject import averaged_subject_encoder
-from .train_vae import averaged_vae, build_vae
+from .train_vae import build_vae
 from .training import CACHE
 from .world import vocabulary
 
@@ -19,9 +19,8 @@ WEIGHT_FILE = Path(__file__).with_name("toybox.safetensors")
 
 
 def export(path: Path = WEIGHT_FILE) -> None:
-    """Write the averaged weights of the last checkpoints in float16; stages not trained yet stay as initialised."""
-    model = averaged_model() if CHECKPOINT.exists() else ToyDiffusion()
-    write_single_file(path, parts(model, best_vae()), CONFIG, vocabulary(), torch.float16, overwrite=True)
+    """Write the averaged weights of the last checkpoints, in float16."""
+    write_single_file(path, parts(averaged_model(), best_vae()), CONFIG, vocabulary(), torch.float16, overwrite=True)
 
 
 def parts(model: ToyDiffusion, vae: nn.Module) -> dict[str, dict[str, Tensor]]:
@@ -37,10 +36,8 @@ def parts(model: ToyDiffusion, vae: nn.Module) -> dict[str, dict[str, Tensor]]:
 
 
 def best_vae() -> nn.Module:
-    """The autoencoder with the decoder that was trained longest; before its scales are folded, as it stands."""
+    """The folded autoencoder, with the decoder that was trained further where there is one."""
     folded, decoder = CACHE / "vae_folded.pt", CACHE / "vae_decoder.pt"
-    if not folded.exists():
-        return averaged_vae()
     vae = build_vae()
     vae.load_state_dict(torch.load(folded, weights_only=True))
     if decoder.exists():

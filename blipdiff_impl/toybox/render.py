@@ -53,11 +53,7 @@ def render_picture(subject: ToySubject, background: str, rng: np.random.Generato
 
     `bank` takes the background from a set rendered once (fast, for training) instead of a fresh one.
     """
-    ground = (
-        _bank(background, PICTURE_SIZE)[rng.integers(BANK_PER_BACKGROUND)]
-        if bank
-        else (backgrounds.render_background(background, PICTURE_SIZE, rng))
-    )
+    ground = _scene(background, PICTURE_SIZE, rng, bank)
     side = int(rng.integers(62, 77))
     free = PICTURE_SIZE - side
     x = round(free / 2 + rng.uniform(-4, 4))
@@ -65,20 +61,24 @@ def render_picture(subject: ToySubject, background: str, rng: np.random.Generato
     return place(render_subject(subject, side, rng.uniform(0.95, 1.05)), ground, x, y)
 
 
-def render_reference(subject: ToySubject, rng: np.random.Generator) -> Rendered:
+def render_reference(subject: ToySubject, rng: np.random.Generator, bank: bool = False) -> Rendered:
     """The subject as somebody would show it: 64 px, any place and scale, on plain, gradient or scene ground."""
     if rng.uniform() < 0.5:
         ground = backgrounds.render_plain(REFERENCE_SIZE, rng)
     else:
-        ground = _bank(BACKGROUND_NAMES[rng.integers(len(BACKGROUND_NAMES))], REFERENCE_SIZE)[
-            rng.integers(BANK_PER_BACKGROUND)
-        ]
+        ground = _scene(BACKGROUND_NAMES[rng.integers(len(BACKGROUND_NAMES))], REFERENCE_SIZE, rng, bank)
     side = int(rng.integers(34, 60))
     x, y = (int(v) for v in rng.integers(0, REFERENCE_SIZE - side + 1, size=2))
     image = render_subject(subject, side, rng.uniform(0.92, 1.08))
     if rng.uniform() < 0.25:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return place(image, ground, x, y)
+
+
+def _scene(background: str, size: int, rng: np.random.Generator, bank: bool) -> np.ndarray:
+    if bank:
+        return _bank(background, size)[rng.integers(BANK_PER_BACKGROUND)]
+    return backgrounds.render_background(background, size, rng)
 
 
 @cache

@@ -116,7 +116,9 @@ def measure_subject(count: int = 512) -> dict[str, float]:
     """On held-out subjects: median Lab error of main and accent colour, accuracy of pattern and variant."""
     encoder, heads = averaged_subject_encoder()
     subjects = [subject_from_seed(HELD_OUT_SEED + i) for i in range(count)]
-    pictures = np.stack([render_reference(s, np.random.default_rng((i, 9))).picture for i, s in enumerate(subjects)])
+    pictures = np.stack(
+        [render_reference(s, np.random.default_rng((i, 9)), bank=True).picture for i, s in enumerate(subjects)]
+    )
     ids = category_ids()[[CATEGORIES.index(s.category) for s in subjects]]
     colours, pattern, variant = heads(encoder(to_pixels(pictures), ids, torch.ones(count, 3)))
     lab, patterns, variants = look_targets(subjects)

@@ -21,6 +21,8 @@ VAE_CONFIG = VAEConfig(block_out_channels=(16, 32, 64, 96), layers_per_block=1, 
 CROP = 64
 WHOLE_FROM = 0.8
 KL_WEIGHT = 1e-3
+DECODER_NOISE = 0.15
+"""Largest spread of the noise on scaled latents while the decoder trains alone: the UNet's latents are never exact."""
 
 log = logging.getLogger(__name__)
 
@@ -104,26 +106,38 @@ def _train_step(vae, optimiser, progress, decoder_only, batch, rate, seed) -> fl
     rgb, mask = pictures(rng, batch // 2 if whole else batch)
     if not whole:
         rgb, mask = crop(rgb, mask, rng)
-    with torch.set_grad_enabled(not decoder_only):
-        moments = vae.quant_conv(vae.encoder(rgb.bfloat16())).float()
-    mean, log_variance = moments.chunk(2, dim=1)
-    log_variance = log_variance.clamp(-12, 6)
-    latent = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
+    if decoder_only:
+        latent, divergence = _disturbed(vae, rgb), 0.0
+    else:
+        latent, divergence = _sampled(vae, rgb)
     output = vae.decode(latent.bfloat16()).sample.float()
-    loss = reconstruction_loss(output, rgb, mask)
-    if not decoder_only:
-        loss = loss + KL_WEIGHT * 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
+    loss = reconstruction_loss(output, rgb, mask) + KL_WEIGHT * divergence
     loss.backward()
     optimiser.clip(1.0)
     optimiser.step(learning_rate(progress, rate))
     return float(loss.detach())
 
 
-def averaged_vae(name: str = "vae.pt"):
-    """The autoencoder with the moving average of its weights, float32, from a training checkpoint."""
+def _sampled(vae, rgb: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Latents drawn from the posterior, and its divergence from a unit normal (mean over elements)."""
+    mean, log_variance = vae.quant_conv(vae.encoder(rgb.bfloat16())).float().chunk(2, dim=1)
+    log_variance = log_variance.clamp(-12, 6)
+    divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
+    return mean + torch.randn_like(mean) * (0.5 * log_variance).exp(), divergence
+
+
+@torch.no_grad()
+def _disturbed(vae, rgb: torch.Tensor) -> torch.Tensor:
+    """Means of the posterior with noise of a random spread, up to `DECODER_NOISE` on scaled latents."""
+    mean = vae.quant_conv(vae.encoder(rgb.bfloat16())).float().chunk(2, dim=1)[0]
+    spread = torch.rand(len(mean), 1, 1, 1) * DECODER_NOISE / VAE_CONFIG.scaling_factor
+    return mean + torch.randn_like(mean) * spread
+
+
+def averaged_vae():
+    """The autoencoder with the moving average of its weights, float32, from the training's checkpoint."""
     vae = build_vae()
-    record = torch.load(CACHE / name, weights_only=True)["optimiser"]["average"]
-    vae.load_state_dict({**vae.state_dict(), **record})
+    vae.load_state_dict(torch.load(CACHE / "vae.pt", weights_only=True)["optimiser"]["average"])
     return vae.eval()
 
 
