@@ -44,7 +44,7 @@ def main() -> None:
             "a hash",
         )
 
-    subject = Subject(torch.randn(1, 16, 768), CATEGORY, "random")
+    subject = Subject(torch.randn(1, 16, 768), CATEGORY, encoder.encoder.fingerprint)
     infix, plain = comfy.node("SubjectPromptInfix"), comfy.node("CLIPTextEncode")()
     with reference("text", {"vectors": subject.embeddings}, {"prompt": PROMPT, "category": CATEGORY}, folder) as peer:
         compare(
