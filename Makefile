@@ -7,7 +7,7 @@ DEVICE ?= cpu
 ARGS ?=
 VENV_PYTHON = .cache/venv/bin/python
 
-.PHONY: help demo test ui bench numbers-toybox
+.PHONY: help demo test ui bench numbers-toybox numbers-finetune
 
 help:
 	@echo "make demo            from a bare machine to a picture, made by the real ComfyUI"
@@ -15,6 +15,7 @@ help:
 	@echo "make ui              ComfyUI with this pack in the browser; PORT=8189, DEVICE=gpu"
 	@echo "make bench           every benchmark"
 	@echo "make numbers-toybox  quality of the built-in model, as JSON in the last line"
+	@echo "make numbers-finetune  what tuning adds to it, likewise"
 
 demo:
 	@$(PYTHON) -m tools.setup demo
@@ -35,3 +36,7 @@ bench:
 numbers-toybox:
 	@$(PYTHON) -m tools.setup demo
 	@$(VENV_PYTHON) -m blipdiff_impl.toybox numbers $(ARGS)
+
+numbers-finetune:
+	@$(PYTHON) -m tools.setup demo
+	@$(VENV_PYTHON) -m blipdiff_impl.toybox.numbers_finetune $(ARGS)

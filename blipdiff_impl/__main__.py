@@ -8,6 +8,7 @@ import sys
 
 from .checkpoints import command as checkpoint_command
 from .errors import SubjectError
+from .finetuning import command as finetune_command
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -15,6 +16,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m blipdiff_impl", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     checkpoint_command.add_commands(commands)
+    finetune_command.add_commands(commands)
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:

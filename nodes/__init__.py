@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .encode import SubjectEncoder
+from .finetune import SubjectFinetune
 from .loader import SubjectModelLoader
 from .pndm import SubjectSamplerPNDM, SubjectSchedulePNDM
 from .prompt import SubjectPromptInfix
@@ -12,6 +13,7 @@ NODES = [
     SubjectModelLoader,
     SubjectEncoder,
     SubjectPromptInfix,
+    SubjectFinetune,
     SubjectSave,
     SubjectLoad,
     SubjectSamplerPNDM,

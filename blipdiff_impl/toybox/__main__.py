@@ -57,7 +57,7 @@ def _fold(options: argparse.Namespace) -> None:
 def _decoder(options: argparse.Namespace) -> None:
     from .train_vae import train_vae
 
-    train_vae(options.minutes or 10, decoder_only=True, rate=6e-4)
+    train_vae(options.minutes or 9, decoder_only=True, rate=6e-4)
 
 
 def _subject(options: argparse.Namespace) -> None:
@@ -69,7 +69,7 @@ def _subject(options: argparse.Namespace) -> None:
 def _judge(options: argparse.Namespace) -> None:
     from .judge import train_judge
 
-    train_judge(options.minutes or 8)
+    train_judge(options.minutes or 16.5)
 
 
 def _features(options: argparse.Namespace) -> None:

@@ -22,6 +22,9 @@ WEIGHT_DTYPES = {"default": None, "fp32": torch.float32, "fp16": torch.float16, 
 # Set on a CLIP's model by this loader: the fingerprint of the subject encoder that was trained with it.
 ENCODER_OF_CLIP = "blipdiffusion_subject_encoder"
 
+# Set on a MODEL's model by this loader: the side of its training pictures in pixels.
+PICTURE_SIZE_OF_MODEL = "blipdiffusion_picture_size"
+
 log = logging.getLogger(__name__)
 
 
@@ -65,6 +68,7 @@ def load_model(source: Source, weight_dtype: str = "default") -> LoadedModel:
 def _unet(opened: OpenedSource, weight_dtype: str, disable_dynamic: bool = False):
     holder = opened.holder("unet")
     patcher = load_unet(holder.part("unet"), holder.config.unet, WEIGHT_DTYPES[weight_dtype], disable_dynamic)
+    setattr(patcher.model, PICTURE_SIZE_OF_MODEL, holder.config.picture_size)
     _remember(patcher, reload_unet, opened.source, weight_dtype)
     return patcher
 

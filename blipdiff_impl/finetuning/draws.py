@@ -1,0 +1,44 @@
+"""Everything that is left to chance in training, from one seed: the same on every device and in every precision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+TRAIN_TIMESTEPS = 1000
+
+
+@dataclass(frozen=True, eq=False)
+class Draw:
+    """One batch: numbers of the pictures `[B]`, which are mirrored `[B]`, timesteps `[B]` in 0..999, noise."""
+
+    pictures: Tensor
+    flipped: Tensor
+    timesteps: Tensor
+    noise: Tensor
+
+
+def draws(count: int, batch: int, latent_shape: tuple[int, ...], seed: int, flip: bool = False) -> Iterator[Draw]:
+    """Batches without end. Each picture comes once before any comes again; timesteps are uniform.
+
+    Args:
+        count: number of pictures.
+        latent_shape: of one picture, `[4, h, w]`.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    order = _rounds(count, generator)
+    while True:
+        yield Draw(
+            torch.tensor([next(order) for _ in range(batch)]),
+            torch.rand(batch, generator=generator) < (0.5 if flip else 0.0),
+            torch.randint(TRAIN_TIMESTEPS, (batch,), generator=generator),
+            torch.randn(batch, *latent_shape, generator=generator),
+        )
+
+
+def _rounds(count: int, generator: torch.Generator) -> Iterator[int]:
+    while True:
+        yield from torch.randperm(count, generator=generator).tolist()

@@ -1,0 +1,26 @@
+"""The forward process and the loss of noise prediction (Ho et al. 2020, eq. 4 and 14)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .draws import TRAIN_TIMESTEPS
+
+
+def alphas_bar() -> Tensor:
+    """Cumulative products of 1 - beta, `[1000]`, of Stable Diffusion: scaled-linear 0.00085 to 0.012."""
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, TRAIN_TIMESTEPS, dtype=torch.float64) ** 2
+    return (1 - betas).cumprod(0).float()
+
+
+def add_noise(x_0: Tensor, eps: Tensor, alpha_bar: Tensor) -> Tensor:
+    """x_t = sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar) eps; `alpha_bar` is `[B]`, one per picture."""
+    alpha_bar = alpha_bar[:, None, None, None]
+    return alpha_bar.sqrt() * x_0 + (1 - alpha_bar).sqrt() * eps
+
+
+def noise_loss(predicted: Tensor, eps: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Mean squared error, weighted by place where `weights` `[B, 1, h, w]` are given; their mean does not matter."""
+    error = (predicted.float() - eps).square()
+    return error.mean() if weights is None else (weights * error).mean() / weights.mean()

@@ -1,0 +1,116 @@
+"""Fine-tuning on a `SubjectPipeline`: diffusers' UNet and VAE, no host."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..pipeline import SubjectPipeline
+from ..subject import Subject
+from ..text import TextEncoder
+from ..tokenizers import clip_ids, normalise_category
+from .captions import SubjectCaption, plain_caption
+from .noise import alphas_bar
+from .pictures import TrainingPictures, prepare
+from .precision import AUTO, choose_precision
+from .settings import FinetuneSettings
+from .text import FrozenTextEncoder
+from .tuner import Learned, Prior, Tuner
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Tuned:
+    """A pipeline that draws with the tuned UNet, the subject with its tuned vectors, and what there is to keep."""
+
+    pipeline: SubjectPipeline
+    subject: Subject
+    learned: Learned
+    losses: list[float]
+
+
+def tune(
+    pipeline: SubjectPipeline,
+    subject: Subject,
+    pictures: TrainingPictures,
+    settings: FinetuneSettings,
+    prior: TrainingPictures | None = None,
+    precision: str = AUTO,
+    watch=lambda done, losses: None,
+) -> Tuned:
+    """Fine-tune a copy of the pipeline's UNet; the pipeline itself is left alone.
+
+    Args:
+        subject: one subject with its category.
+        pictures: from `encode_pictures`.
+        prior: pictures of the class.
+        precision: "auto", "fp32" or "bf16".
+        watch: see `Tuner.run`.
+
+    Raises:
+        SubjectError: settings, subject or pictures that cannot be used.
+    """
+    unet = copy.deepcopy(pipeline.unet).float()
+    device = unet.conv_in.weight.device
+    dtype, reason = choose_precision(precision, device)
+    log.info("Fine-tuning in %s.", reason)
+    encoder = frozen_text_encoder(pipeline.text_encoder)
+    words = clip_ids(f"a {normalise_category(subject.category)}")
+    tuner = Tuner(
+        unet,
+        lambda x, t, context: unet(x, t, context).sample,
+        SubjectCaption(encoder, words, subject.num_tokens),
+        subject.embeddings,
+        pictures,
+        settings,
+        alphas_bar(),
+        dtype,
+        None if prior is None else Prior(prior.to(device), plain_caption(encoder, words)),
+    )
+    tuner.run(watch)
+    if tuner.stopped:
+        log.warning(tuner.stopped)
+    learned = tuner.learned()
+    source = f"{subject.source}, {learned.steps} steps of {settings.method}"
+    tuned = Subject(learned.vectors, subject.category, subject.encoder_fingerprint, source)
+    return Tuned(_with_learned(pipeline, learned), tuned, learned, tuner.losses)
+
+
+@torch.no_grad()
+def encode_pictures(
+    pipeline: SubjectPipeline, targets: Tensor, settings: FinetuneSettings, masks: Tensor | None = None
+) -> TrainingPictures:
+    """Latents of the targets `[N, S, S, 3]` in 0..1 (posterior means), with the weights that masks `[N, S, S]` give."""
+    weight = pipeline.vae.encoder.conv_in.weight
+
+    def encode(pixels: Tensor) -> Tensor:
+        pixels = (2 * pixels - 1).permute(0, 3, 1, 2).to(weight.device, weight.dtype)
+        means = [pipeline.vae.encode(one[None]).latent_dist.mean for one in pixels]
+        return torch.cat(means).float() * pipeline.config.vae.scaling_factor
+
+    return prepare(targets, encode, masks, settings.background_weight, settings.flip)
+
+
+def frozen_text_encoder(text_encoder: TextEncoder) -> FrozenTextEncoder:
+    """The text encoder as training uses it."""
+    named = text_encoder.canonical_state_dict().items()
+    weights = {name.removeprefix("text_model."): tensor.float() for name, tensor in named}
+    return FrozenTextEncoder(weights, text_encoder.config.num_attention_heads)
+
+
+@torch.no_grad()
+def _with_learned(pipeline: SubjectPipeline, learned: Learned) -> SubjectPipeline:
+    """The pipeline with a UNet that holds the result."""
+    unet = copy.deepcopy(pipeline.unet)
+    for name, weight in unet.named_parameters():
+        factors = learned.factors.get(name.removesuffix(".weight"))
+        if factors is not None:
+            weight.add_(factors.alpha / len(factors.down) * factors.up @ factors.down)
+        elif name in learned.weights:
+            weight.copy_(learned.weights[name])
+    return SubjectPipeline(pipeline.config, pipeline.encoder, pipeline.text_encoder, unet, pipeline.vae)
