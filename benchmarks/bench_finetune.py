@@ -7,7 +7,6 @@ steps per second, 5 s from click to the tuned MODEL, and 20 GB (full) or 8 GB (l
 
 from __future__ import annotations
 
-import resource
 import sys
 import time
 from types import SimpleNamespace
@@ -19,6 +18,7 @@ from blipdiff_impl.pipeline import SubjectPipeline
 from blipdiff_impl.tokenizers import CLIP_END, CLIP_START, clip_ids
 from tools.host import find_host
 from tools.inprocess import load_comfy
+from tools.memory import peak_megabytes
 
 from .measure import compare, machine
 from .released import BASE, NAME, write_released_checkpoint
@@ -93,7 +93,7 @@ def toybox(comfy: SimpleNamespace) -> None:
         compare("one step, full", ours, lambda: loop.steps(STEPS), PAIRS, "at least 1.3")
     with torch.inference_mode():
         click_to_picture(comfy, parts, photos, 96)
-    print(f"peak memory of the process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB")
+    print(f"peak memory of the process: {peak_megabytes():.0f} MB")
 
 
 def released(comfy: SimpleNamespace) -> None:

@@ -6,7 +6,6 @@ UNet once more than its 4 steps, at a timestep that does not move the sample; ou
 
 from __future__ import annotations
 
-import resource
 import tempfile
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import torch
 
 from blipdiff_impl.preprocess import normalise
 from tests.reference.run import reference
+from tools.memory import peak_megabytes
 
 from .measure import compare, machine, seconds
 from .released import host_with_pytorch_attention, load_model, write_released_checkpoint
@@ -52,7 +52,7 @@ def main() -> None:
     with reference("generate", tensors, texts, Path(tempfile.mkdtemp())) as peer:
         compare("zero-shot generation", lambda: seconds(generate), lambda: peer.time()[0], PAIRS, "at least 0.95")
         theirs = peer.time()[1]
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    own = peak_megabytes()
     print(f"peak memory: ours {own:.0f} MB, peer {theirs:.0f} MB, ratio {theirs / own:.3f} (goal at least 1)")
 
 

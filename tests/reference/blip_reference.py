@@ -7,7 +7,6 @@ input's metadata. After the job it reads lines from standard input: each asks fo
 seconds and the process's peak memory in megabytes.
 """
 
-import resource
 import sys
 import tempfile
 import time
@@ -26,6 +25,7 @@ from transformers import Blip2Config, CLIPTextConfig, CLIPTokenizer
 
 from blipdiff_impl.config import RELEASED
 from blipdiff_impl.tokenizers import DATA, _clip_bpe
+from tools.memory import peak_megabytes
 
 from .seeded import fill
 
@@ -189,7 +189,7 @@ def main() -> None:
             start = time.perf_counter()
             job()
             seconds = time.perf_counter() - start
-            answer(f"{seconds} {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}")
+            answer(f"{seconds} {peak_megabytes()}")
 
 
 def answer(line: str) -> None:
