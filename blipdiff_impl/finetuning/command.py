@@ -14,9 +14,9 @@ from torch import Tensor
 
 from ..base_fingerprint import base_fingerprint
 from ..errors import SubjectError
-from ..low_rank import decompose
+from ..stored_weights import store_change, store_factors
 from ..subject import Subject
-from ..subject_file import TunedWeights, weight_name, write_subject
+from ..subject_file import TunedWeights, write_subject
 from .pictures import check_resolution, square_masks, squares
 from .precision import AUTO, PRECISIONS
 from .settings import METHODS, FinetuneSettings
@@ -88,32 +88,11 @@ def tuned_weights(learned: Learned, before: dict[str, Tensor], method: str, rank
     """
     tensors: dict[str, Tensor] = {}
     for name, factors in learned.factors.items():
-        tensors |= _factor_tensors(weight_name(name), factors.up, factors.down, factors.alpha)
+        shape = torch.Size((len(factors.up), factors.down.shape[1]))
+        tensors |= store_factors(name, factors.up, factors.down, shape, factors.alpha)
     for name, weight in learned.weights.items():
-        module, _, kind = name.rpartition(".")
-        change = weight.cpu() - before[name].cpu().float()
-        if rank and change.ndim > 1 and rank * (len(change) + change[0].numel()) < change.numel():
-            up, down = decompose(change.flatten(1), rank)
-            up, down = up.reshape(*up.shape, *[1] * (change.ndim - 2)), down.reshape(rank, *change.shape[1:])
-            tensors |= _factor_tensors(weight_name(module), up, down, float(rank))
-        else:
-            tensors[f"{weight_name(module)}.{'diff' if kind == 'weight' else 'diff_b'}"] = _compact(change)
+        tensors |= store_change(name, weight.cpu() - before[name].cpu().float(), rank or None)
     return TunedWeights(tensors, learned.steps, method, base_fingerprint(before))
-
-
-def _factor_tensors(name: str, up: Tensor, down: Tensor, alpha: float) -> dict[str, Tensor]:
-    return {
-        f"{name}.lora_up.weight": _compact(up),
-        f"{name}.lora_down.weight": _compact(down),
-        f"{name}.alpha": torch.tensor(alpha),
-    }
-
-
-def _compact(tensor: Tensor) -> Tensor:
-    """In 16 bit, but for numbers too small for that: gentle steps make such changes."""
-    tensor = tensor.detach().cpu().contiguous()
-    half = tensor.half()
-    return half if (half.float() - tensor).norm() <= 1e-3 * tensor.norm() else tensor
 
 
 def _require_new(path: Path, overwrite: bool) -> None:
