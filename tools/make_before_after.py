@@ -24,8 +24,7 @@ def main():
     nodes = json.loads((ROOT / "workflows" / "finetune_then_generate.json").read_text(encoding="utf-8"))["nodes"]
     names = [node["widgets_values"][0] for node in nodes if node["type"] == "LoadImage"]
     category = next(node["widgets_values"][0] for node in nodes if node["type"] == "SubjectEncoder")
-    method, steps, rate, batch, rank, seed = _settings(nodes)
-    settings = FinetuneSettings(method, steps, rate, batch, rank, seed)
+    settings = _settings(nodes)
     photos = torch.cat([_read(ROOT / "workflows" / "input" / name) for name in names])
     pipeline = SubjectPipeline.from_checkpoint("toybox")
     subject = pipeline.encoder.encode(photos, category)
@@ -37,8 +36,13 @@ def main():
 
 
 def _settings(nodes):
-    """method, steps, learning_rate, batch_size, rank and seed of the workflow's node."""
-    return next(node["widgets_values"][:6] for node in nodes if node["type"] == "SubjectFinetune")
+    """Those of the workflow's node; its widgets come in this order, with one of the front end's own after the seed."""
+    values = next(node["widgets_values"] for node in nodes if node["type"] == "SubjectFinetune")
+    method, steps, rate, batch, rank, seed = values[:6]
+    background_weight, flip, prior_weight, ema_decay = values[11:15]
+    return FinetuneSettings(
+        method, steps, rate, batch, rank, seed, background_weight, flip, prior_weight, ema_decay
+    )
 
 
 def _row(photos, before, after, place):
