@@ -165,7 +165,7 @@ def _numbers(before: list[dict], after: list[dict]) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--subjects", type=int, default=48)
+    parser.add_argument("--subjects", type=int, default=96)
     parser.add_argument("--trial", action="store_true", help="the subjects that settings are chosen on")
     parser.add_argument("--method", choices=METHODS, default=SETTINGS.method)
     parser.add_argument("--steps", type=int, default=SETTINGS.steps)

@@ -1,0 +1,1 @@
+"""Editing in the host: prompts, what happens inside a run, noise, inversion and the result."""

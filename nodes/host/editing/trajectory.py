@@ -1,0 +1,54 @@
+"""The path of a picture through the noise levels, as inversion found it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ....blipdiff_impl.errors import SubjectError
+
+INVERSION_KEY = "blipdiffusion_inversion"  # in a LATENT
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectory:
+    """Attributes:
+    sigmas: float32 `[steps + 1]`, descending to 0, as the sampler has to use them.
+    states: float32 `[steps + 1, N, 4, h, w]`, what the UNet's host form sees at each of them (variance-exploding
+        scale, the model's latents).
+    clean: the pictures' latents in the VAE's scale, `[N, 4, h, w]`.
+    prompt: what the picture was said to show.
+    scheduler: the host's name of the schedule.
+    """
+
+    sigmas: Tensor
+    states: Tensor
+    clean: Tensor
+    prompt: str
+    scheduler: str
+
+    def at(self, sigma: float) -> Tensor:
+        """The state at a noise level, `[N, 4, h, w]`; between two levels on the line from one to the other."""
+        rising = self.sigmas.flip(0)
+        above = int(torch.searchsorted(rising, torch.tensor(sigma, dtype=rising.dtype)).clamp(1, len(rising) - 1))
+        low, high = float(rising[above - 1]), float(rising[above])
+        share = min(max((sigma - low) / (high - low), 0.0), 1.0)
+        last = len(self.sigmas) - 1
+        return torch.lerp(self.states[last - above + 1], self.states[last - above], share)
+
+    def require_matching(self, schedule: Tensor) -> None:
+        """Refuse a run whose noise levels are not those of the inversion.
+
+        Raises:
+            SubjectError: says what to set on the sampler.
+        """
+        steps = len(self.sigmas) - 1
+        if len(schedule) == len(self.sigmas) and torch.allclose(schedule.cpu().float(), self.sigmas, rtol=1e-3):
+            return
+        raise SubjectError(
+            f"The sampler takes {len(schedule) - 1} steps from noise level {float(schedule[0]):.2f}, but the picture was "
+            f"inverted with {steps} from {float(self.sigmas[0]):.2f}. Set steps {steps}, scheduler "
+            f"{self.scheduler!r} and denoise 1 on the sampler, or invert with the sampler's settings."
+        )
