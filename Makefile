@@ -7,7 +7,7 @@ DEVICE ?= cpu
 ARGS ?=
 VENV_PYTHON = .cache/venv/bin/python
 
-.PHONY: help demo test ui bench numbers-toybox numbers-finetune
+.PHONY: help demo test ui bench numbers-toybox numbers-finetune numbers-edit numbers-compose
 
 help:
 	@echo "make demo            from a bare machine to a picture, made by the real ComfyUI"
@@ -16,6 +16,8 @@ help:
 	@echo "make bench           every benchmark"
 	@echo "make numbers-toybox  quality of the built-in model, as JSON in the last line"
 	@echo "make numbers-finetune  what tuning adds to it, likewise"
+	@echo "make numbers-edit    how well a thing in a picture is replaced, likewise"
+	@echo "make numbers-compose  blending, placing, steering and seeing subjects, likewise"
 
 demo:
 	@$(PYTHON) -m tools.setup demo
@@ -40,3 +42,11 @@ numbers-toybox:
 numbers-finetune:
 	@$(PYTHON) -m tools.setup demo
 	@$(VENV_PYTHON) -m blipdiff_impl.toybox.numbers_finetune $(ARGS)
+
+numbers-edit:
+	@$(PYTHON) -m tools.setup demo
+	@$(VENV_PYTHON) -m tools.numbers.editing $(ARGS)
+
+numbers-compose:
+	@$(PYTHON) -m tools.setup demo
+	@$(VENV_PYTHON) -m tools.numbers.compose $(ARGS)

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+from .attention_maps import SubjectAttentionMaps, SubjectAttentionView
+from .edit import SubjectEditResult, SubjectP2PEdit
 from .encode import SubjectEncoder
 from .finetune import SubjectFinetune
+from .interpolate import SubjectContactSheet, SubjectInterpolate
+from .invert import SubjectInvert
 from .loader import SubjectModelLoader
 from .pndm import SubjectSamplerPNDM, SubjectSchedulePNDM
 from .prompt import SubjectPromptInfix
 from .save import SubjectLoad, SubjectSave
+from .scene import SubjectScene
+from .schedule import SubjectPromptSchedule
 
 NODES = [
     SubjectModelLoader,
     SubjectEncoder,
     SubjectPromptInfix,
+    SubjectPromptSchedule,
+    SubjectScene,
+    SubjectInterpolate,
+    SubjectContactSheet,
+    SubjectAttentionMaps,
+    SubjectAttentionView,
+    SubjectP2PEdit,
+    SubjectInvert,
+    SubjectEditResult,
     SubjectFinetune,
     SubjectSave,
     SubjectLoad,

@@ -1,7 +1,8 @@
 """Local blend: where the edit may differ from its source, from the attention to the words that change.
 
 Columns of the chosen words are summed, their mean over heads is summed over layers and steps, neighbours are joined,
-and what exceeds a share of the maximum belongs to the mask (fact sheet 6.4, steps 1 to 6).
+and what exceeds a share of their range belongs to the mask (fact sheet 6.4, steps 1 to 6). Maps are enlarged smoothly,
+where the release repeats cells, and measured from their lowest value, where the release measures from 0.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+_REACH = 16  # of this part of a side neighbours are joined
 # A map of fewer cells says too little of where a thing is.
 FEWEST_CELLS = 64
 
@@ -37,7 +39,7 @@ class WordMaps:
         self._edit = edit if self._edit is None else self._edit + edit
 
     def mask(self, latent: tuple[int, int], threshold: float) -> Tensor | None:
-        """1 where either map exceeds `threshold` of its maximum, float32 `[N, 1, height, width]`; None before the
+        """1 where either map exceeds `threshold` of its range, float32 `[N, 1, height, width]`; None before the
         first map."""
         if self._source is None:
             return None
@@ -57,7 +59,11 @@ def mix(source: Tensor, edit: Tensor, mask: Tensor) -> Tensor:
 
 
 def _above(maps: Tensor, latent: tuple[int, int], threshold: float) -> Tensor:
-    joined = F.max_pool2d(maps[:, None], 3, stride=1, padding=1)
-    enlarged = F.interpolate(joined, latent, mode="bilinear", align_corners=False)
-    highest = enlarged.amax((-2, -1), keepdim=True)
-    return (enlarged > threshold * highest).float()
+    enlarged = F.interpolate(maps[:, None], latent, mode="bilinear", align_corners=False)
+    # The release joins the 3x3 neighbours of 16x16 cells. The same reach in cells of the latent, because on a coarser
+    # map (small pictures) a whole cell around would be most of the picture.
+    reach = [max(1, round(side / _REACH)) for side in latent]
+    joined = F.max_pool2d(enlarged, [2 * r + 1 for r in reach], stride=1, padding=reach)
+    low, high = joined.amin((-2, -1), keepdim=True), joined.amax((-2, -1), keepdim=True)
+    # From the lowest value on: 16 vectors draw some attention from everywhere, which says nothing of the place.
+    return (joined - low > threshold * (high - low)).float()

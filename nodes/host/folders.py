@@ -12,6 +12,7 @@ from ...blipdiff_impl.errors import CheckpointError
 
 FOLDER = "blipdiffusion"
 TOYBOX = "toybox (built in, toy world only)"
+CONTROLNETS = Path(__file__).parents[2] / "blipdiff_impl" / "toybox" / "controlnet"
 
 _FILE_TYPES = (".safetensors", ".pth")
 # A folder that holds one of these is one checkpoint: diffusers' layout, or that of the official release.
@@ -24,8 +25,12 @@ _mentioned: set[str] = set()
 
 
 def register() -> None:
-    """Make `models/blipdiffusion` known to the host, beside what `extra_model_paths.yaml` has put there."""
+    """Make `models/blipdiffusion` known to the host, beside what `extra_model_paths.yaml` has put there.
+
+    The embedded model's ControlNet joins those that the host's own loader lists.
+    """
     folder_paths.add_model_folder_path(FOLDER, os.path.join(folder_paths.models_dir, FOLDER))
+    folder_paths.add_model_folder_path("controlnet", str(CONTROLNETS))
 
 
 def model_names() -> list[str]:

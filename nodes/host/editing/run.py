@@ -38,7 +38,7 @@ class EditSettings:
     """Attributes:
     cross_replace, self_replace: share of the steps in which attention follows the source.
     blend: hold everything outside the mask in place.
-    blend_threshold: share of the maximum of the words' attention from which a place belongs to the mask.
+    blend_threshold: share of the range of the words' attention from which a place belongs to the mask.
     blend_start: share of the steps that pass before the mask acts.
     mask: the user's, `[N or 1, H, W]` in 0..1; None leaves it to attention.
     mask_mode: the user's mask instead of the one from attention, only where both are, or where either is.
