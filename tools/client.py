@@ -55,7 +55,10 @@ class Client:
         if not isinstance(workflow, dict):
             workflow = json.loads(Path(workflow).read_text(encoding="utf-8"))
         converted = autograph.convert(workflow, node_info=_with_open_choices(self.object_info()))
-        return json.loads(json.dumps(dict(converted), default=dict))
+        prompt = json.loads(json.dumps(dict(converted), default=dict))
+        for node in prompt.values():
+            node["inputs"] = {name: _as_literal(value) for name, value in node["inputs"].items()}
+        return prompt
 
     def run_workflow(self, workflow, timeout=600, on_progress=None):
         """Queue a workflow in UI form and wait for its end; see run_prompt."""
@@ -162,3 +165,9 @@ def _note_ending(result, kind, data):
         result.failed_node = data["node_type"]
     elif result.status == "rejected":  # a blocked output reports an error first and a success afterwards
         result.status = "success" if kind == "execution_success" else "interrupted"
+
+
+def _as_literal(value):
+    """A list that is no link, wrapped as the host asks for it and as the front end sends it."""
+    is_link = isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], int)
+    return {"__value__": value} if isinstance(value, list) and not is_link else value

@@ -11,7 +11,7 @@ import json
 import sys
 import tempfile
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from tools.browser import launched_browser, open_front_end
 from tools.client import Client
@@ -22,6 +22,13 @@ from tools.problems import Problem, run_command
 WORKFLOWS = ROOT / "workflows"
 SIDE = 384
 BY_GRAPH = {"zero_shot_released_model"}
+# Help pages that show the same picture.
+HELP = {
+    "attention_maps": "SubjectAttentionMaps",
+    "edit_generated_picture": "SubjectP2PEdit",
+    "edit_photo_keep_background": "SubjectEditResult",
+    "two_subjects": "SubjectScene",
+}
 
 
 def main(names=tuple(sys.argv[1:])):
@@ -30,7 +37,11 @@ def main(names=tuple(sys.argv[1:])):
     with tempfile.TemporaryDirectory() as base, running_host(base) as host:
         for workflow in chosen:
             picture = graph_picture(host.url, workflow) if workflow.stem in BY_GRAPH else result(Client(host), workflow)
-            picture.convert("RGB").save(workflow.with_suffix(".jpg"), quality=88, optimize=True)
+            targets = [workflow.with_suffix(".jpg")]
+            if workflow.stem in HELP:
+                targets.append(ROOT / "web" / "docs" / f"{HELP[workflow.stem]}.jpg")
+            for target in targets:
+                picture.convert("RGB").save(target, quality=88, optimize=True)
             print(f"{workflow.with_suffix('.jpg').relative_to(ROOT)}: {picture.width} x {picture.height}", flush=True)
 
 
@@ -39,14 +50,15 @@ def result(client, workflow):
     done = client.run_workflow(workflow)
     if done.error:
         raise Problem(f"{workflow.name}: {done.failed_node} says: {done.error}")
-    saved = [path for path in done.pictures if path.is_relative_to(client.base_dir / "output")][:1]
+    saved = [path for path in done.pictures if path.is_relative_to(client.base_dir / "output")][:2]
     nodes = json.loads(workflow.read_text(encoding="utf-8"))["nodes"]
     photos = [node["widgets_values"][0] for node in nodes if node["type"] == "LoadImage"][:1]
     shown = [client.base_dir / "input" / photo for photo in photos] + saved
     row = Image.new("RGB", (len(shown) * SIDE, SIDE))
     for column, path in enumerate(shown):
         with Image.open(path) as image:
-            row.paste(image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.LANCZOS), (column * SIDE, 0))
+            square = ImageOps.pad(image.convert("RGB"), (SIDE, SIDE), Image.Resampling.LANCZOS, color=(34, 34, 34))
+            row.paste(square, (column * SIDE, 0))
     return row
 
 

@@ -56,7 +56,9 @@ def invert_latent(
     callback = latent_preview.prepare_callback(model, len(rising))
     noise = torch.zeros_like(clean)
     start = guider.sample(noise, clean, sampler, rising, callback=callback, seed=0)
-    trajectory = Trajectory(sigmas, torch.stack(states[::-1]), clean, text, scheduler)
+    longer = comfy.samplers.calculate_sigmas(sampling, scheduler, steps + 1).float().cpu()
+    shortened = torch.cat([longer[:-2], longer[-1:]])
+    trajectory = Trajectory(sigmas, torch.stack(states[::-1]), clean, shortened, text, scheduler)
     return {**latent, "samples": start.cpu(), INVERSION_KEY: trajectory}
 
 

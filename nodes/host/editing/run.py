@@ -95,11 +95,19 @@ class Editor:
             self._trajectory.require_matching(sigmas)
         self._running = _Run(self._settings, sigmas, tuple(noise.shape[-2:]), set(self._levels.values()))
         try:
+            ends = bool(sigmas[-1] == 0)  # asked before, as samplers write into the schedule
             samples = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
+            if ends:
+                samples = self._finished(samples)
             self._keep(samples_digest(samples), self._running.final_mask(len(noise) // 2))
         finally:
             self._running = None
         return samples
+
+    def _finished(self, samples: Tensor) -> Tensor:
+        """What samplers that stop just short of the picture (uni_pc) leave to be done."""
+        source = samples[0::2] if self._trajectory is None else self._trajectory.clean.to(samples)
+        return self._running.blended(source, samples[1::2], 0.0)
 
     def _sample(self, executor, model_wrap, sigmas, extra_args, callback, noise, latent_image, *args, **kwargs):
         sampler = executor.class_obj
@@ -189,7 +197,7 @@ class _Run:
 
     def __init__(self, settings: EditSettings, sigmas: Tensor, latent: tuple[int, int], levels: set[int]):
         self.maps = WordMaps()
-        self._settings, self._sigmas, self._latent = settings, sigmas.cpu(), latent
+        self._settings, self._sigmas, self._latent = settings, sigmas.cpu().clone(), latent
         self._level = choose_level(latent, levels)
         self._own = None
         if settings.blend and settings.mask is not None:

@@ -19,6 +19,8 @@ class Trajectory:
     states: float32 `[steps + 1, N, 4, h, w]`, what the UNet's host form sees at each of them (variance-exploding
         scale, the model's latents).
     clean: the pictures' latents in the VAE's scale, `[N, 4, h, w]`.
+    shortened: the noise levels of the same settings for samplers of which the host drops the last but one (uni_pc,
+        dpm_2); states between levels serve them.
     prompt: what the picture was said to show.
     scheduler: the host's name of the schedule.
     """
@@ -26,6 +28,7 @@ class Trajectory:
     sigmas: Tensor
     states: Tensor
     clean: Tensor
+    shortened: Tensor
     prompt: str
     scheduler: str
 
@@ -45,10 +48,15 @@ class Trajectory:
             SubjectError: says what to set on the sampler.
         """
         steps = len(self.sigmas) - 1
-        if len(schedule) == len(self.sigmas) and torch.allclose(schedule.cpu().float(), self.sigmas, rtol=1e-3):
+        schedule = schedule.cpu().float()
+        if any(len(each) == len(schedule) and torch.allclose(schedule, each, rtol=1e-3) for each in self._accepted):
             return
         raise SubjectError(
             f"The sampler takes {len(schedule) - 1} steps from noise level {float(schedule[0]):.2f}, but the picture was "
             f"inverted with {steps} from {float(self.sigmas[0]):.2f}. Set steps {steps}, scheduler "
             f"{self.scheduler!r} and denoise 1 on the sampler, or invert with the sampler's settings."
         )
+
+    @property
+    def _accepted(self) -> tuple[Tensor, Tensor]:
+        return self.sigmas, self.shortened
