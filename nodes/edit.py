@@ -67,11 +67,11 @@ class SubjectP2PEdit(io.ComfyNode):
                 ),
                 SubjectSocket.Input(
                     "subject", optional=True,
-                    tooltip="What to put in. Without a subject only words are exchanged. A batch edits as many latents.",
+                    tooltip="What to put in. Without one only words are exchanged. A batch edits as many latents.",
                 ),
                 io.Mask.Input(
                     "mask", optional=True,
-                    tooltip="Where the picture may change (white), in the picture's size. mask_mode says how it counts.",
+                    tooltip="White where the picture may change, in the picture's size. mask_mode says how it counts.",
                 ),
                 *_advanced_inputs(),
             ],

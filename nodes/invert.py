@@ -48,7 +48,7 @@ class SubjectInvert(io.ComfyNode):
             outputs=[
                 io.Latent.Output(
                     display_name="LATENT",
-                    tooltip="For Edit with Subject. With noise switched off, a sampler regenerates the picture from it.",
+                    tooltip="For Edit with Subject. With noise off, a sampler makes the picture again from it.",
                 )
             ],
             **known(io.Schema, search_aliases=["blip diffusion", "ddim inversion", "invert", "unsample", "noise"]),

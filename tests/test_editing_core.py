@@ -94,7 +94,13 @@ def test_prompts_of_several_rows_align_across_them():
     ],
 )
 def test_words_are_found_by_their_tokens(text, word, columns):
-    assert find_words(row(*clip_ids(text)), clip_ids(word)) == columns
+    assert find_words(row(*clip_ids(text)), clip_ids(word), CLIP_END) == columns
+
+
+def test_words_are_found_where_one_row_ends_and_the_next_begins():
+    teddy, bear = clip_ids("teddy bear")
+    split = [CLIP_START, *[clip_ids("big")[0]] * 74, teddy, CLIP_END] + row(bear, *clip_ids("on a sofa"))
+    assert find_words(split, [teddy, bear], CLIP_END) == [75, 78]
 
 
 def test_texts_of_an_edit():
@@ -124,7 +130,9 @@ def test_weights_of_words():
 
 
 def test_a_missing_word_names_those_that_are_there():
-    assert str(missing_word("dog", "a cat, on a sofa")) == "'dog' is not in the prompt. Its words are: a, cat, on, sofa."
+    assert (
+        str(missing_word("dog", "a cat, on a sofa")) == "'dog' is not in the prompt. Its words are: a, cat, on, sofa."
+    )
 
 
 def columns(mapper, **more):

@@ -8,13 +8,14 @@ import sys
 
 import pytest
 import torch
-from tiny_model import CONFIG, WIDTH, write_tiny_checkpoint
+from tiny_model import WIDTH, write_tiny_checkpoint
 
 NEAR = 1e-4
 STEPS = 4
 SAMPLERS = (
     "euler", "ddim", "dpmpp_2m", "heun", "dpm_2", "lms", "uni_pc", "ipndm", "deis", "dpm_adaptive", "res_multistep",
     "euler_ancestral", "dpm_2_ancestral", "dpmpp_2s_ancestral", "dpmpp_sde", "dpmpp_2m_sde", "lcm", "ddpm",
+    "er_sde", "seeds_3", "sa_solver", "exp_heun_2_x0_sde", "euler_ancestral_cfg_pp",
 )  # fmt: skip
 
 
@@ -249,6 +250,8 @@ REFUSALS = [
     ({"reweight": "tiger: 2"}, "'tiger' is not in the prompt"),
     ({"reweight": "sofa"}, "reweight holds 'sofa'"),
     ({"source": " "}, "category is empty"),
+    ({"source": "<|endoftext|>"}, "'<.endoftext.>' is not in the prompt"),
+    ({"target": "<|endoftext|>"}, "'<.endoftext.>' is not in the prompt"),
     ({"target": ""}, "category is empty"),
     ({"latent": {"samples": torch.zeros(1, 4, 8)}}, "shape"),
     ({"latent": {"samples": torch.zeros(1, 16, 8, 8)}}, r"takes pictures \[N, 4"),
@@ -272,6 +275,20 @@ def test_subjects_must_fit_the_latents(prepare, comfy, subject_error):
         prepare(empty(3), subject=Subject(torch.randn(2, 16, WIDTH), "dog", "f"))
     with pytest.raises(subject_error, match="width 768"):
         prepare(subject=Subject(torch.randn(1, 16, 768), "dog", "f"))
+
+
+def test_an_adaptive_sampler_shares_the_noise_that_it_is_asked_to_add(prepare, comfy):
+    import comfy.samplers as samplers
+    from comfy_extras.nodes_custom_sampler import SamplerCustom
+
+    model, positive, negative, latent = prepare(target="cat", blend=False)
+    sigmas = torch.tensor([10.0, 3.0, 0.3, 0.0])
+    adaptive = samplers.ksampler("dpm_adaptive", {"eta": 1.0})
+    with torch.inference_mode():
+        source, edit = SamplerCustom.execute(model, True, 3, 5.0, positive, negative, adaptive, sigmas, latent)[0][
+            "samples"
+        ]
+    assert near(edit, source)
 
 
 def test_an_odd_batch_and_a_churning_sampler_are_refused(prepare, subject, subject_error, comfy):

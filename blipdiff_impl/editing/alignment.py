@@ -53,13 +53,16 @@ def align(source: Sequence[int], target: Sequence[int], end: int) -> Alignment:
     return Alignment(mapped, (mapped != NO_MATCH).float())
 
 
-def find_words(symbols: Sequence[int], words: Sequence[int]) -> list[int]:
-    """Columns of every place where the tokens `words` stand in a row in `symbols`; empty where they do not."""
-    found: list[int] = []
-    for start in range(len(symbols) - len(words) + 1) if words else ():
-        if list(symbols[start : start + len(words)]) == list(words):
-            found += range(start, start + len(words))
-    return sorted(set(found))
+def find_words(symbols: Sequence[int], words: Sequence[int], end: int) -> list[int]:
+    """Columns of every place where the tokens `words` follow each other in `symbols`, also from one row to the next;
+    empty where they do not. `end` as in `align`."""
+    text = [place for place in _content(symbols, end) if place % ROW and symbols[place] != end]
+    found: set[int] = set()
+    for first in range(len(text) - len(words) + 1) if words else ():
+        places = text[first : first + len(words)]
+        if [symbols[place] for place in places] == list(words):
+            found.update(places)
+    return sorted(found)
 
 
 def _content(symbols: Sequence[int], end: int) -> list[int]:
@@ -73,9 +76,7 @@ def _content(symbols: Sequence[int], end: int) -> list[int]:
     return places
 
 
-def _matches(
-    source: Sequence[int], target: Sequence[int], ours: list[int], theirs: list[int]
-) -> list[tuple[int, int]]:
+def _matches(source: Sequence[int], target: Sequence[int], ours: list[int], theirs: list[int]) -> list[tuple[int, int]]:
     """Pairs of equal symbols in the best global alignment (Needleman and Wunsch: match 1, mismatch -1, gap 0).
 
     With gaps for free a mismatch never pays, so the score is the number of pairs. Of equally good alignments the one

@@ -89,7 +89,9 @@ class Studio:
     def invert(self, case, method):
         """LATENT of the rendered picture's noise."""
         latent = {"samples": self.vae.encode(case.rendered)}
-        return self.call("SubjectInvert", self.model, self.clip, latent, case.source, case.phrase, STEPS, method=method)[0]
+        return self.call(
+            "SubjectInvert", self.model, self.clip, latent, case.source, case.phrase, STEPS, method=method
+        )[0]
 
     def regenerated(self, case, inverted):
         """What comes back from the noise alone, and the picture after the VAE."""

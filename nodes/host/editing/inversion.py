@@ -1,4 +1,4 @@
-"""Inversion of a picture through the host's model calls: its LoRAs, hooks, memory and cancel button act as in sampling."""
+"""Inversion of a picture through the host's model calls: its LoRAs, hooks, memory and cancel act as in sampling."""
 
 from __future__ import annotations
 

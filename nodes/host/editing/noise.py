@@ -12,6 +12,8 @@ from torch import Tensor
 
 from ....blipdiff_impl.errors import SubjectError
 
+# Takes any options and hands them to a function that takes noise.
+_FORWARDING = {"dpm_adaptive_function"}
 # Draw noise of their own, which nobody can share out.
 _REFUSED = {"sample_ar_video"}
 _WORKING = "euler, ddim, dpmpp_2m, heun, uni_pc, euler_ancestral, dpmpp_sde"
@@ -51,7 +53,8 @@ class _SharedNoise:
 
     def __init__(self, function, sigmas: Tensor, seed: int | None, noise: Tensor):
         sources = noise[0::2]
-        if "sde" in function.__name__:  # noise of overlapping steps must fit together
+        name = function.__name__
+        if "dpmpp" in name and "sde" in name:  # the host's choice too: noise of overlapping steps must fit together
             positive = sigmas[sigmas > 0]
             self._draw = k_sampling.BrownianTreeNoiseSampler(
                 sources, positive.min(), positive.max(), seed=seed, cpu=True
@@ -64,7 +67,7 @@ class _SharedNoise:
 
 
 def _takes_noise(function) -> bool:
-    return "noise_sampler" in inspect.signature(function).parameters
+    return function.__name__ in _FORWARDING or "noise_sampler" in inspect.signature(function).parameters
 
 
 def _require_quiet(function, options: dict) -> None:

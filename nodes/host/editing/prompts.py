@@ -61,12 +61,18 @@ def _columns(
     of_subject = [] if vectors is None else list(vector_columns(target, vectors))
 
     def in_target(word: str) -> list[int]:
-        return of_subject if word == SUBJECT_MARKER else find_words(theirs, _ids(clip, word))
+        return of_subject if word == SUBJECT_MARKER else find_words(theirs, _ids(clip, word), CLIP_END)
 
-    source_words = find_words(ours, _ids(clip, texts.source_word))
+    source_words = find_words(ours, _ids(clip, texts.source_word), CLIP_END)
     edit_words = of_subject + in_target(texts.target_word)
+    for word, places, text in (
+        (texts.source_word, source_words, texts.source),
+        (texts.target_word, edit_words, texts.target),
+    ):
+        if not places:
+            raise missing_word(word, text)
     for word in listed(blend_words):
-        here, there = find_words(ours, _ids(clip, word)), in_target(word)
+        here, there = find_words(ours, _ids(clip, word), CLIP_END), in_target(word)
         if not here and not there:
             raise missing_word(word, f"{texts.source} {texts.target}")
         source_words, edit_words = source_words + here, edit_words + there

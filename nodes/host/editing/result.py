@@ -20,14 +20,12 @@ def split_result(model, samples: dict) -> tuple[dict, dict, Tensor]:
     """
     editor = model.get_attachment(EDIT_KEY)
     if editor is None:
-        raise SubjectError(
-            "This MODEL does not edit. Connect the MODEL of Edit with Subject, here and to the sampler."
-        )
+        raise SubjectError("This MODEL does not edit. Connect the MODEL of Edit with Subject, here and to the sampler.")
     mask = editor.mask_of(samples["samples"])
     if mask is None:
         raise SubjectError(
-            "These samples are not from a recent run of this MODEL: another MODEL made them, or they were changed after "
-            "sampling. Connect the sampler's own LATENT, sample with the MODEL of Edit with Subject, and run again."
+            "These samples are not from a recent run of this MODEL: another MODEL made them, or they were changed "
+            "after sampling. Connect the sampler's own LATENT, sample with the MODEL of Edit with Subject, run again."
         )
     kept = {key: value for key, value in samples.items() if key not in ("samples", "batch_index", "noise_mask")}
     sources, edits = ({**kept, "samples": samples["samples"][part::2]} for part in (0, 1))

@@ -52,8 +52,8 @@ class Trajectory:
         if any(len(each) == len(schedule) and torch.allclose(schedule, each, rtol=1e-3) for each in self._accepted):
             return
         raise SubjectError(
-            f"The sampler takes {len(schedule) - 1} steps from noise level {float(schedule[0]):.2f}, but the picture was "
-            f"inverted with {steps} from {float(self.sigmas[0]):.2f}. Set steps {steps}, scheduler "
+            f"The sampler takes {len(schedule) - 1} steps from noise level {float(schedule[0]):.2f}, but the picture "
+            f"was inverted with {steps} from {float(self.sigmas[0]):.2f}. Set steps {steps}, scheduler "
             f"{self.scheduler!r} and denoise 1 on the sampler, or invert with the sampler's settings."
         )
 
