@@ -42,23 +42,39 @@ def interpolate(subjects: Sequence[Subject], weights: Sequence[float], mode: str
     return _blended(vectors[None], subjects, names)
 
 
-def interpolate_strip(a: Subject, b: Subject, count: int, mode: str = "lerp") -> Subject:
-    """`count` subjects from `a` (first) to `b` (last), as one batch.
+def interpolate_strip(
+    a: Subject, b: Subject, count: int, mode: str = "lerp", first: float = 0.0, last: float = 1.0
+) -> Subject:
+    """`count` subjects from `a` towards `b`, as one batch.
+
+    Args:
+        first, last: shares of `b` at the ends; below 0 and above 1 extrapolate.
 
     Raises:
         SubjectError: subjects that do not match, fewer than two places, or another mode.
     """
     _require_alike([a, b])
-    steps = _steps(count, "columns")
     ends = [a.embeddings[0], b.embeddings[0]]
-    vectors = torch.stack([_blend(ends, [1 - t, t], mode) for t in steps])
+    vectors = torch.stack([_blend(ends, [1 - t, t], mode) for t in steps(count, "columns", first, last)])
     return _blended(vectors, [a, b], f"strip of {count}: {a.category} to {b.category}")
 
 
 def interpolate_grid(
-    a: Subject, b: Subject, c: Subject, d: Subject, rows: int, columns: int, mode: str = "lerp"
+    a: Subject,
+    b: Subject,
+    c: Subject,
+    d: Subject,
+    rows: int,
+    columns: int,
+    mode: str = "lerp",
+    first: float = 0.0,
+    last: float = 1.0,
 ) -> Subject:
     """A bilinear grid as one batch, row by row: `a` left and `b` right on top, `c` left and `d` right at the bottom.
+
+    Args:
+        first, last: how far the first and last column have gone from left to right, and the rows from top to bottom;
+            below 0 and above 1 extrapolate.
 
     Raises:
         SubjectError: subjects that do not match, fewer than two rows or columns, or another mode.
@@ -66,7 +82,7 @@ def interpolate_grid(
     corners = [a, b, c, d]
     _require_alike(corners)
     top, bottom = ([left.embeddings[0], right.embeddings[0]] for left, right in ((a, b), (c, d)))
-    across, down = _steps(columns, "columns"), _steps(rows, "rows")
+    across, down = steps(columns, "columns", first, last), steps(rows, "rows", first, last)
     vectors = []
     for y in down:
         for x in across:
@@ -76,10 +92,15 @@ def interpolate_grid(
     return _blended(torch.stack(vectors), corners, f"grid of {rows} rows and {columns} columns: {names}")
 
 
-def _steps(count: int, name: str) -> list[float]:
+def steps(count: int, name: str, first: float = 0.0, last: float = 1.0) -> list[float]:
+    """`count` numbers from `first` to `last` at equal distances.
+
+    Raises:
+        SubjectError: fewer than two; the message calls the count `name`.
+    """
     if count < 2:
         raise SubjectError(f"{name} = {count} is not possible; a blend needs at least 2.")
-    return [index / (count - 1) for index in range(count)]
+    return [first + (last - first) * index / (count - 1) for index in range(count)]
 
 
 def _blend(vectors: list[Tensor], shares: list[float], mode: str) -> Tensor:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..blipdiff_impl.blends import blend
-from ..blipdiff_impl.contact_sheet import contact_sheet
-from ..blipdiff_impl.interpolation import MODES
+from .host.blends import MODES, blend_subjects, labelled_sheet
 from .host.schema import known
 from .sockets import CATEGORY, SubjectSocket
 
@@ -73,9 +71,8 @@ class SubjectInterpolate(io.ComfyNode):
         cls, subject_a, subject_b, mode="lerp", columns=5, rows=5, subject_c=None, subject_d=None, weights="",
         first=0.0, last=1.0,
     ) -> io.NodeOutput:  # fmt: skip
-        subjects = [s for s in (subject_a, subject_b, subject_c, subject_d) if s is not None]
-        blended = blend(subjects, mode, columns, rows, weights, first, last)
-        return io.NodeOutput(blended.subject, len(blended.subject), "\n".join(blended.labels))
+        subjects = [subject_a, subject_b, subject_c, subject_d]
+        return io.NodeOutput(*blend_subjects(subjects, mode, columns, rows, weights, first, last))
 
 
 class SubjectContactSheet(io.ComfyNode):
@@ -102,4 +99,4 @@ class SubjectContactSheet(io.ComfyNode):
 
     @classmethod
     def execute(cls, images, columns=5, labels="") -> io.NodeOutput:
-        return io.NodeOutput(contact_sheet(images, columns, labels.splitlines()))
+        return io.NodeOutput(labelled_sheet(images, columns, labels))

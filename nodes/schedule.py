@@ -21,8 +21,8 @@ class SubjectPromptSchedule(io.ComfyNode):
             node_id="SubjectPromptSchedule",
             display_name="Subject Prompt Over Time",
             category=CATEGORY,
-            description="Subject Prompt with a subject that acts in a part of the run only, and whose strength may rise "
-            "or fall there. The early part of a run decides the layout, the late part the details.",
+            description="Subject Prompt with a subject that acts in a part of the run only, and whose strength may "
+            "rise or fall there. The early part of a run decides the layout, the late part the details.",
             inputs=[
                 *(item for item in SubjectPromptInfix.define_schema().inputs if item.id != _REPLACED),
                 io.Float.Input(

@@ -27,6 +27,8 @@ HELP = {
     "attention_maps": "SubjectAttentionMaps",
     "edit_generated_picture": "SubjectP2PEdit",
     "edit_photo_keep_background": "SubjectEditResult",
+    "interpolate_grid": "SubjectInterpolate",
+    "interpolate_strip": "SubjectContactSheet",
     "two_subjects": "SubjectScene",
 }
 

@@ -90,6 +90,12 @@ def _diffusion(options: argparse.Namespace) -> None:
     train_diffusion(options.minutes or 62, options.process, options.processes)
 
 
+def _edges(options: argparse.Namespace) -> None:
+    from .train_edges import train_edges
+
+    train_edges(options.minutes or 25)
+
+
 def _export(options: argparse.Namespace) -> None:
     from .export import export
 
@@ -112,6 +118,7 @@ STAGES = {
     "features": _one_thread(_features),
     "latents": _one_thread(_latents),
     "diffusion": _one_thread(_diffusion),
+    "edges": _one_thread(_edges),
     "export": _export,
     "numbers": _one_thread(_numbers),
 }

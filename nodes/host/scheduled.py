@@ -46,7 +46,7 @@ def encode_subject_schedule(
     strength_end: float = 1.0,
     levels: int = 8,
 ) -> Conditioning:
-    """CONDITIONING for a prompt whose subject acts from `start` to `end`; `prompt.compose` explains the first arguments.
+    """CONDITIONING for a prompt whose subject acts from `start` to `end`; `prompt.compose` explains the first ones.
 
     Args:
         start, end: shares of the run; outside them the prompt is plain.
@@ -68,12 +68,12 @@ def plan(start: float, end: float, strength_start: float, strength_end: float, l
     """
     if not 0 <= start < end <= 1:
         raise SubjectError(
-            f"The subject cannot act from {start:g} to {end:g} of the run. Give a start below the end, both from 0 to 1."
+            f"The subject cannot act from {start:g} to {end:g} of the run. Give a start below the end, both in 0 to 1."
         )
     if not (math.isfinite(strength_start) and math.isfinite(strength_end)) or not 2 <= levels <= MOST_LEVELS:
         raise SubjectError(
-            f"A strength from {strength_start:g} to {strength_end:g} in {levels} levels is not possible. Give two numbers "
-            f"and 2 to {MOST_LEVELS} levels."
+            f"A strength from {strength_start:g} to {strength_end:g} in {levels} levels is not possible. Give two "
+            f"numbers and 2 to {MOST_LEVELS} levels."
         )
     strengths = [strength_start + (strength_end - strength_start) * i / (levels - 1) for i in range(levels)]
     bounds = [start + (end - start) * i / levels for i in range(levels + 1)]

@@ -1,0 +1,61 @@
+"""Pictures of one batch side by side on a sheet, each with a label above it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import ceil
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from .errors import SubjectError
+
+_CELL = 192  # pixels; narrower pictures are enlarged to it, so that their labels can be read
+_LABEL, _FONT, _GAP = 22, 14, 4
+
+
+def contact_sheet(pictures: Tensor, columns: int, labels: Sequence[str] = ()) -> Tensor:
+    """All pictures on white, row by row.
+
+    Args:
+        pictures: `[N, H, W, 3]` in 0..1.
+        columns: pictures in a row.
+        labels: none, or one for each picture; a label is cut to the picture's width.
+
+    Returns:
+        `[1, height, width, 3]` in 0..1.
+
+    Raises:
+        SubjectError: another number of labels than pictures.
+    """
+    count, height, width = pictures.shape[:3]
+    if labels and len(labels) != count:
+        raise SubjectError(
+            f"There are {len(labels)} labels for {count} pictures. Write one line for each picture, or none at all."
+        )
+    scale = max(1.0, _CELL / width)
+    cell = (round(width * scale), round(height * scale))
+    head = _LABEL if labels else 0
+    columns = min(columns, count)
+    rows = ceil(count / columns)
+    step = (cell[0] + _GAP, cell[1] + head + _GAP)
+    sheet = Image.new("RGB", (columns * step[0] - _GAP, rows * step[1] - _GAP), "white")
+    for place, picture in enumerate(pictures):
+        corner = (place % columns * step[0], place // columns * step[1])
+        sheet.paste(_to_image(picture).resize(cell, Image.Resampling.BICUBIC), (corner[0], corner[1] + head))
+        if labels:
+            _write(sheet, labels[place], corner, cell[0])
+    return torch.from_numpy(np.asarray(sheet, dtype=np.float32) / 255)[None]
+
+
+def _write(sheet: Image.Image, label: str, corner: tuple[int, int], width: int) -> None:
+    font = ImageFont.load_default(_FONT)
+    while label and font.getlength(label) > width:
+        label = label[:-1]
+    ImageDraw.Draw(sheet).text((corner[0] + 2, corner[1] + 2), label, fill="black", font=font)
+
+
+def _to_image(picture: Tensor) -> Image.Image:
+    return Image.fromarray((picture[..., :3].clamp(0, 1) * 255).round().to("cpu", torch.uint8).numpy())
