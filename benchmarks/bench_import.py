@@ -39,9 +39,7 @@ def main() -> None:
 
 
 def _run() -> list[str]:
-    finished = subprocess.run(
-        [sys.executable, "-c", PROGRAM], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+    finished = subprocess.run([sys.executable, "-c", PROGRAM], cwd=ROOT, capture_output=True, text=True, check=True)
     return finished.stdout.split()[-2:]
 
 

@@ -30,9 +30,7 @@ def main() -> None:
     def sample(positive) -> float:
         latent = {"samples": torch.zeros(1, 4, SIDE // 8, SIDE // 8)}
         return seconds(
-            lambda: comfy.nodes.common_ksampler(
-                model, 0, STEPS, 4.0, "euler", "normal", positive, negative, latent
-            )
+            lambda: comfy.nodes.common_ksampler(model, 0, STEPS, 4.0, "euler", "normal", positive, negative, latent)
         )
 
     sample(with_subject), sample(without)

@@ -2,6 +2,7 @@
 importing it is light."""
 
 import ast
+import re
 import subprocess
 import sys
 
@@ -152,6 +153,8 @@ def test_every_node_has_a_help_page_that_names_all_its_sockets(comfy, node_id):
     for socket in schema.outputs:
         assert f"**{socket.display_name}**" in page
     assert "## Recipes" in page and "## Common mistakes" in page
+    pictures = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", page)
+    assert pictures and all((ROOT / "web" / "docs" / name).is_file() for name in pictures)
 
 
 def test_there_is_no_help_page_without_a_node():

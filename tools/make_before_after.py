@@ -40,9 +40,7 @@ def _settings(nodes):
     values = next(node["widgets_values"] for node in nodes if node["type"] == "SubjectFinetune")
     method, steps, rate, batch, rank, seed = values[:6]
     background_weight, flip, prior_weight, ema_decay = values[11:15]
-    return FinetuneSettings(
-        method, steps, rate, batch, rank, seed, background_weight, flip, prior_weight, ema_decay
-    )
+    return FinetuneSettings(method, steps, rate, batch, rank, seed, background_weight, flip, prior_weight, ema_decay)
 
 
 def _row(photos, before, after, place):

@@ -29,6 +29,7 @@ HELP = {
     "edit_photo_keep_background": "SubjectEditResult",
     "interpolate_grid": "SubjectInterpolate",
     "interpolate_strip": "SubjectContactSheet",
+    "load_saved_subject": "SubjectLoad",
     "two_subjects": "SubjectScene",
 }
 
