@@ -7,12 +7,13 @@ DEVICE ?= cpu
 ARGS ?=
 VENV_PYTHON = .cache/venv/bin/python
 
-.PHONY: help demo test ui bench numbers-toybox numbers-finetune numbers-edit numbers-compose
+.PHONY: help demo test ui archive bench numbers-toybox numbers-finetune numbers-edit numbers-compose
 
 help:
 	@echo "make demo            from a bare machine to a picture, made by the real ComfyUI"
 	@echo "make test            every test; ARGS=... goes to pytest, for example ARGS='tests/test_prompt.py -x'"
 	@echo "make ui              ComfyUI with this pack in the browser; PORT=8189, DEVICE=gpu"
+	@echo "make archive         what the Registry ships, checked and packed by comfy-cli: .cache/archive/node.zip"
 	@echo "make bench           every benchmark"
 	@echo "make numbers-toybox  quality of the built-in model, as JSON in the last line"
 	@echo "make numbers-finetune  what tuning adds to it, likewise"
@@ -30,6 +31,10 @@ test:
 ui:
 	@$(PYTHON) -m tools.setup demo
 	@$(VENV_PYTHON) -m tools.ui $(PORT) $(DEVICE)
+
+archive:
+	@$(PYTHON) -m tools.setup archive
+	@$(VENV_PYTHON) -m tools.archive
 
 bench:
 	@$(PYTHON) -m tools.setup test

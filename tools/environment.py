@@ -16,7 +16,7 @@ from tools.browser import find_chromium, install_chromium
 from tools.host import find_own_host
 from tools.host_source import PINNED_VERSION, host_folder, obtain_host
 from tools.installers import run_installer
-from tools.places import CACHE, REFERENCE, ROOT, TRANSFORMERS_4_50, VENV_PYTHON
+from tools.places import CACHE, COMFY_CLI, REFERENCE, ROOT, TRANSFORMERS_4_50, VENV_PYTHON
 from tools.problems import Problem
 
 TOOLS = ROOT / "tools"
@@ -27,7 +27,7 @@ Step = namedtuple("Step", "title done work")
 
 
 def set_up(purpose):
-    """Run the steps that `purpose` ("demo", "test" or "old-host") needs and that are not done yet."""
+    """Run the steps that `purpose` ("demo", "archive", "test" or "old-host") needs and that are not done yet."""
     steps = STEPS[purpose]
     if all(step.done() for step in steps):
         return
@@ -153,10 +153,13 @@ _DEMO = (
     _venv_packages_step(),
     _own_or_pinned_host_step(),
 )
+_COMFY_CLI = _target_step("comfy-cli", TOOLS / "comfy-cli.lock", COMFY_CLI)
 STEPS = {
     "demo": _DEMO,
+    "archive": (*_DEMO, _COMFY_CLI),
     "test": (
         *_DEMO,
+        _COMFY_CLI,
         _target_step("Reference implementation (diffusers 0.33.1)", TOOLS / "reference.lock", REFERENCE),
         _target_step("transformers 4.50", TOOLS / "transformers-4.50.lock", TRANSFORMERS_4_50),
         Step("Chromium", find_chromium, lambda: install_chromium(CACHE / "setup.log")),

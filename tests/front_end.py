@@ -1,0 +1,58 @@
+"""Driving ComfyUI's front end as an artist does: open a template, queue it, and see what it says."""
+
+import io
+import json
+from collections import Counter
+
+import numpy as np
+from PIL import Image
+
+from tools.places import PACK_FOLDER
+
+COMPLAINTS = '[data-testid="error-overlay"], [role="dialog"], .p-toast-message-error, .p-toast-message-warn'
+COMPLAINT_MS = 3000  # until a new graph has been checked, and what was said of the one before is gone
+SLOW_RUN_MS = 600_000  # a workflow that trains, on a busy machine
+
+
+def read(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def names_released_model(workflow):
+    """Whether the workflow says where its models come from: those do not exist on a machine that runs the tests."""
+    return any(node.get("properties", {}).get("models") for node in workflow["nodes"])
+
+
+def open_template(page, path):
+    """Click through the template browser; returns when the canvas shows the nodes of the workflow."""
+    page.evaluate("app.extensionManager.command.execute('Comfy.BrowseTemplates')")
+    page.get_by_text(PACK_FOLDER, exact=True).first.click()
+    page.locator(f'[data-testid="template-workflow-{path.stem}"]').click()
+    types = sorted(node["type"] for node in read(path)["nodes"])
+    page.wait_for_function("types => JSON.stringify(app.graph.nodes.map(n => n.type).sort()) == types",
+                           arg=json.dumps(types, separators=(",", ":")))  # fmt: skip
+
+
+def complaints(page):
+    """Texts of the error messages, toasts and dialogs that the front end shows over the workflow."""
+    page.wait_for_load_state("networkidle")
+    page.wait_for_timeout(COMPLAINT_MS)
+    return [shown.inner_text() for shown in page.locator(COMPLAINTS).all() if shown.is_visible()]
+
+
+def queue(page):
+    """Click Run and wait for the end; the pictures that were saved, as RGB arrays, in the order of the graph."""
+    page.locator('[data-testid="queue-button"]').click()
+    ended = "app.lastNodeErrors || app.lastExecutionError || app.ui.lastQueueSize === 0"
+    saved = "Object.values(app.nodeOutputs).flatMap(shown => shown.images ?? []).filter(i => i.type == 'output')"
+    page.wait_for_function(f"{saved}.length && ({ended})", timeout=SLOW_RUN_MS)
+    assert page.evaluate("[app.lastNodeErrors, app.lastExecutionError]") == [None, None]
+    origin = page.evaluate("location.origin")
+    answers = [page.request.get(f"{origin}/view", params=shown) for shown in page.evaluate(saved)]
+    return [np.asarray(Image.open(io.BytesIO(answer.body())).convert("RGB")) for answer in answers]
+
+
+def is_blank(picture):
+    """Whether a picture is nearly of one colour, or tiny."""
+    most_common = Counter(map(tuple, picture.reshape(-1, 3).tolist())).most_common(1)[0][1]
+    return min(picture.shape[:2]) < 96 or picture.std() <= 10 or most_common >= picture[..., 0].size / 2
