@@ -1,0 +1,43 @@
+"""README.md against the pack: what it names is there, and its script runs."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from tools.places import ROOT
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+NODE_FILES = sorted((ROOT / "nodes").glob("*.py"))
+
+
+def test_pictures_and_pages_that_it_links_are_there():
+    linked = [target for target in re.findall(r"\]\(([^)]+)\)", README) if "://" not in target]
+    assert len(linked) > 5
+    assert [target for target in linked if not (ROOT / target.partition("#")[0]).is_file()] == []
+
+
+def test_files_that_it_names_are_there():
+    named = re.findall(r"`((?:tests|docs|blipdiff_impl|workflows)/[\w./-]+)`", README)
+    assert named and [name for name in named if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize("path", NODE_FILES, ids=lambda path: path.stem)
+def test_its_table_names_every_node(path):
+    ids = re.findall(r'node_id="(\w+)"', path.read_text(encoding="utf-8"))
+    assert [name for name in ids if f"`{name}`" not in README] == []
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "workflows").glob("*.json")), ids=lambda path: path.stem)
+def test_its_table_names_every_workflow(path):
+    assert f"`{path.stem}`" in README
+
+
+def test_its_script_makes_a_picture(tmp_path):
+    script = re.search(r"```python\n(.+?)```", README, flags=re.DOTALL)[1]
+    (tmp_path / "workflows").symlink_to(ROOT / "workflows")
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, check=True, timeout=600)
+    with Image.open(tmp_path / "mug.png") as picture:
+        assert picture.size == (96, 96) and len(picture.getcolors(maxcolors=1 << 16)) > 100
