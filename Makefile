@@ -7,11 +7,12 @@ DEVICE ?= cpu
 ARGS ?=
 VENV_PYTHON = .cache/venv/bin/python
 
-.PHONY: help demo test ui archive bench numbers-toybox numbers-finetune numbers-edit numbers-compose
+.PHONY: help demo test test-old-host ui archive bench numbers-toybox numbers-finetune numbers-edit numbers-compose
 
 help:
 	@echo "make demo            from a bare machine to a picture, made by the real ComfyUI"
 	@echo "make test            every test; ARGS=... goes to pytest, for example ARGS='tests/test_prompt.py -x'"
+	@echo "make test-old-host   the tests of nodes and host parts in the oldest ComfyUI that the pack supports, 0.16.3"
 	@echo "make ui              ComfyUI with this pack in the browser; PORT=8189, DEVICE=gpu"
 	@echo "make archive         what the Registry ships, checked and packed by comfy-cli: .cache/archive/node.zip"
 	@echo "make bench           every benchmark"
@@ -27,6 +28,14 @@ demo:
 test:
 	@$(PYTHON) -m tools.setup test
 	@$(VENV_PYTHON) -m pytest $(ARGS)
+
+OLD_HOST = .cache/host/ComfyUI-0.16.3
+HOST_TESTS = $(wildcard tests/test_nodes_*.py tests/test_host_*.py tests/test_*_host.py tests/test_*_node.py)
+
+test-old-host:
+	@$(PYTHON) -m tools.setup test
+	@$(PYTHON) -m tools.setup old-host
+	@COMFYUI_PATH=$(CURDIR)/$(OLD_HOST) $(VENV_PYTHON) -m pytest $(HOST_TESTS) tests/test_inversion.py tests/test_scheduled.py $(ARGS)
 
 ui:
 	@$(PYTHON) -m tools.setup demo
