@@ -1,4 +1,5 @@
-"""Where checkpoints lie: the embedded model, `models/blipdiffusion` and all folders that the user has added to it."""
+"""Where checkpoints lie: the embedded model, `models/blipdiffusion` and all folders that the user has added to it; and
+the segmenters that find a subject in a photo, in `models/clipseg`."""
 
 from __future__ import annotations
 
@@ -9,8 +10,10 @@ from pathlib import Path
 import folder_paths
 
 from ...blipdiff_impl.errors import CheckpointError
+from ...blipdiff_impl.matting.clipseg import CONFIG_FILE, WEIGHTS_FILE
 
 FOLDER = "blipdiffusion"
+SEGMENTERS = "clipseg"
 TOYBOX = "toybox (built in, toy world only)"
 CONTROLNETS = Path(__file__).parents[2] / "blipdiff_impl" / "toybox" / "controlnet"
 
@@ -29,7 +32,8 @@ def register() -> None:
 
     The embedded model's ControlNet joins those that the host's own loader lists.
     """
-    folder_paths.add_model_folder_path(FOLDER, os.path.join(folder_paths.models_dir, FOLDER))
+    for folder in (FOLDER, SEGMENTERS):
+        folder_paths.add_model_folder_path(folder, os.path.join(folder_paths.models_dir, folder))
     folder_paths.add_model_folder_path("controlnet", str(CONTROLNETS))
 
 
@@ -53,6 +57,32 @@ def model_path(name: str) -> str:
     raise CheckpointError(_not_found(name))
 
 
+def segmenter_names() -> list[str]:
+    """Every folder with CLIPSeg's weights in it, directly below a model folder."""
+    folders = [entry for root in _roots(SEGMENTERS) for entry in _entries(root) if entry.is_dir()]
+    return sorted({folder.name for folder in folders if _holds_weights(folder)}, key=str.lower)
+
+
+def segmenter_path(name: str) -> Path:
+    """The folder of a segmenter by the name in the list.
+
+    Raises:
+        CheckpointError: there is none; the message says which files belong where.
+    """
+    if name in segmenter_names():
+        return next(root / name for root in _roots(SEGMENTERS) if _holds_weights(root / name))
+    raise CheckpointError(
+        f"No mask is connected, and there is no CLIPSeg model {name!r} to find the subject with. Either connect a "
+        f"rough mask (background removal, SAM, painted by hand), or put {CONFIG_FILE} and {WEIGHTS_FILE} of "
+        f"CIDAS/clipseg-rd64-refined into {_roots(SEGMENTERS)[-1] / 'clipseg-rd64-refined'}, refresh the lists and "
+        "choose it."
+    )
+
+
+def _holds_weights(folder: os.PathLike) -> bool:
+    return os.path.isfile(os.path.join(folder, WEIGHTS_FILE))
+
+
 def _not_found(name: str) -> str:
     there = model_names()[1:]
     shown = ", ".join(there[:_SHOWN]) + (" ..." if len(there) > _SHOWN else "")
@@ -70,8 +100,8 @@ def _described(root: Path) -> str:
     return str(root) if os.access(root, os.R_OK | os.X_OK) else f"{root} (which may not be read: allow reading it)"
 
 
-def _roots() -> list[Path]:
-    return [Path(folder) for folder in folder_paths.get_folder_paths(FOLDER)]
+def _roots(kind: str = FOLDER) -> list[Path]:
+    return [Path(folder) for folder in folder_paths.get_folder_paths(kind)]
 
 
 def _inside(path: Path, root: Path) -> bool:

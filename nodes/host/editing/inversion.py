@@ -32,10 +32,13 @@ def invert_latent(
         repeat: repetitions of the fixed-point equation in each step.
 
     Raises:
-        SubjectError: an empty latent or one with NaN, an empty category, or models of another family.
+        SubjectError: an empty latent or one with NaN, an empty category, an unknown scheduler, or models of another
+            family.
     """
     attention_blocks(model)
     require_stable_diffusion(clip)
+    if scheduler not in SCHEDULERS:
+        raise SubjectError(f"There is no scheduler {scheduler!r}; choose one of {', '.join(SCHEDULERS)}.")
     clean = require_latent(model, latent)
     if not clean.any():
         raise SubjectError(

@@ -1,0 +1,114 @@
+"""CLIPSeg (Lueddecke and Ecker: Image Segmentation Using Text and Image Prompts): where in a photo a category is.
+
+The network is that of `transformers`, loaded from a local folder; pixels and words are prepared here, so that the
+folder needs no files beside configuration and weights.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+from ..errors import CheckpointError, SubjectError
+from ..tokenizers import CLIP_END, CLIP_START, clip_ids, normalise_category
+
+CONFIG_FILE, WEIGHTS_FILE = FILES = "config.json", "model.safetensors"
+
+SIDE = 352  # what the released network was trained on; a photo is squashed to it
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+# Below this nothing in the photo is taken for the category. Stretching to 0..1 would blow noise up to a subject.
+LEAST_CONFIDENCE = 0.1
+
+
+def load_clipseg(folder: str | Path) -> nn.Module:
+    """The segmenter of a folder with `FILES`, on the CPU, in evaluation mode.
+
+    Raises:
+        CheckpointError: files are missing or damaged, or hold another network; says which weights do not fit.
+    """
+    from huggingface_hub import errors
+    from safetensors import SafetensorError
+    from transformers import CLIPSegForImageSegmentation
+
+    # Newer releases check a configuration's types, with an error that is no ValueError.
+    wrong_type = getattr(errors, "StrictDataclassError", TypeError)
+
+    folder = Path(folder)
+    if missing := [name for name in FILES if not (folder / name).is_file()]:
+        raise CheckpointError(
+            f"The CLIPSeg folder {folder} has no {' and no '.join(missing)}. It should hold {' and '.join(FILES)} of "
+            "CIDAS/clipseg-rd64-refined."
+        )
+    try:
+        network, report = CLIPSegForImageSegmentation.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, ignore_mismatched_sizes=True, output_loading_info=True
+        )
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError, wrong_type) as error:
+        raise CheckpointError(f"The CLIPSeg model in {folder} cannot be read: {error}. Download it again.") from error
+    _require_all_weights(folder, report)
+    return network.requires_grad_(False).eval()
+
+
+@torch.no_grad()
+def confidence(network: nn.Module, photo: Tensor, category: str) -> Tensor:
+    """Probability `[H, W]`, 0..1, that a pixel belongs to the category.
+
+    Args:
+        network: from `load_clipseg`, on any device.
+        photo: `[H, W, 3]` in 0..1.
+
+    Raises:
+        SubjectError: an empty or very long category, or nothing of the kind in the photo.
+    """
+    parameter = next(network.parameters())
+    pixels = pixels_of(photo).to(parameter.device, parameter.dtype)
+    ids = category_ids(category, network.config.text_config.max_position_embeddings).to(parameter.device)
+    logits = network(input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values=pixels).logits
+    found = torch.sigmoid(logits.float()).reshape(1, 1, *logits.shape[-2:]).cpu()
+    if not found.max() >= LEAST_CONFIDENCE:
+        raise SubjectError(
+            f"No foreground was found: CLIPSeg sees no '{category}' (its highest confidence is "
+            f"{float(found.max()):.2f}). Try a more general word, or connect a rough mask."
+        )
+    return F.interpolate(found, photo.shape[:2], mode="bilinear", antialias=True)[0, 0]
+
+
+def pixels_of(photo: Tensor) -> Tensor:
+    """`[H, W, 3]` in 0..1 to `[1, 3, 352, 352]`: Pillow's bilinear resize on 8-bit pixels, mean and deviation."""
+    picture = Image.fromarray((photo * 255).round().to("cpu", torch.uint8).numpy())
+    squashed = np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.BILINEAR), dtype=np.float32) / 255
+    return ((torch.from_numpy(squashed) - torch.tensor(MEAN)) / torch.tensor(STD)).permute(2, 0, 1)[None]
+
+
+def category_ids(category: str, positions: int = 77) -> Tensor:
+    """CLIP's token ids of a category, `[1, T]` with start and end.
+
+    Raises:
+        SubjectError: no letter in it, or more words than the network has positions.
+    """
+    ids = [CLIP_START, *clip_ids(normalise_category(category)), CLIP_END]
+    if len(ids) > positions:
+        raise SubjectError(
+            f"The category {category[:60]!r}... has {len(ids)} tokens, CLIPSeg reads at most {positions}. Name the "
+            "subject in a word or two."
+        )
+    return torch.tensor([ids])
+
+
+def _require_all_weights(folder: Path, report: dict) -> None:
+    wrong = [f"{name} is missing" for name in sorted(report["missing_keys"])]
+    wrong += [
+        f"{name} is {list(found)} instead of {list(due)}" for name, found, due in sorted(report["mismatched_keys"])
+    ]
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise CheckpointError(
+            f"The weights in {folder} are not those of this CLIPSeg: {'; '.join(wrong[:3])}{more}. Take config.json "
+            "and model.safetensors from the same download."
+        )

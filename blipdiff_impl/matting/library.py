@@ -1,0 +1,25 @@
+"""PyMatting, which an artist installs only for matting."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from ..errors import SubjectError
+
+INSTALL = "python -m pip install pymatting"
+
+
+def load_pymatting() -> ModuleType:
+    """The library; the first call of a fresh installation compiles it, which takes a minute.
+
+    Raises:
+        SubjectError: it is not installed; says how to install it.
+    """
+    try:
+        import pymatting
+    except ImportError as error:
+        raise SubjectError(
+            f"Matting needs the library PyMatting, which cannot be imported ({error}). Install it into ComfyUI's "
+            f"Python and restart ComfyUI: {INSTALL}"
+        ) from error
+    return pymatting
