@@ -42,6 +42,13 @@ def test_the_converter_agrees_with_the_front_end(opened, host):
     }
 
 
+def test_the_packs_sockets_have_colours(browser_page):
+    browser_page.evaluate("workflow => app.loadGraphData(workflow)", read(ROOT / "workflows" / "zero_shot.json"))
+    for kind in ("SUBJECT", "SUBJECT_ENCODER"):
+        browser_page.wait_for_function(f"LGraphCanvas.link_type_colors.{kind}?.startsWith('#')")
+        assert browser_page.evaluate(f"app.canvas.default_connection_color_byType.{kind}").startswith("#")
+
+
 def test_a_complaint_would_be_noticed(browser_page):
     workflow = read(ROOT / "workflows" / "zero_shot.json")
     next(node for node in workflow["nodes"] if node["type"] == "SubjectEncoder")["type"] = "NoSuchEncoder"
