@@ -312,6 +312,7 @@ def test_an_odd_batch_and_a_churning_sampler_are_refused(prepare, subject, subje
 def test_a_model_without_cross_attention_is_refused(prepare, subject_error):
     class Other:
         model = type("Flux", (), {"diffusion_model": torch.nn.Linear(1, 1)})()
+        get_model_object = None  # by which a MODEL is known
 
     with pytest.raises(subject_error, match="no UNet with cross-attention"):
         prepare(model=Other())

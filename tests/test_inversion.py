@@ -197,6 +197,7 @@ def test_an_empty_category_and_another_model_are_refused(invert, subject_error, 
 
     class Other:
         model = type("Flux", (), {"diffusion_model": torch.nn.Linear(1, 1)})()
+        get_model_object = None  # by which a MODEL is known
 
     with pytest.raises(subject_error, match="no UNet with cross-attention"):
         invert(clean, model=Other())

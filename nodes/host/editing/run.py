@@ -2,8 +2,8 @@
 
 Attention of the edit follows its source for part of the steps, and a mask from the attention to the changing words
 holds everything else in place. The mask acts on what the UNet sees and on the guided result, not inside a sampler:
-with a fixed mask that is the release's blend of latents after every step for any sampler, because samplers combine
-the latent and those results cell by cell.
+with a fixed mask of 0 and 1 that is the release's blend of latents after every step for any sampler, because samplers
+combine the latent and those results cell by cell. A soft edge weighs both, and so keeps a little more of the source.
 """
 
 from __future__ import annotations
@@ -105,9 +105,13 @@ class Editor:
         return samples
 
     def _finished(self, samples: Tensor) -> Tensor:
-        """What samplers that stop just short of the picture (uni_pc) leave to be done."""
+        """What samplers that stop just short of the picture (uni_pc) leave to be done: the source wherever the mask is
+        quite black. Soft edges have had their share in the last step."""
         source = samples[0::2] if self._trajectory is None else self._trajectory.clean.to(samples)
-        return self._running.blended(source, samples[1::2], 0.0)
+        edit, mask = samples[1::2], self._running.mask_at(0.0)
+        if mask is not None:
+            edit = torch.where(mask.to(samples.device) > 0, edit, source)
+        return torch.stack([source, edit], dim=1).flatten(0, 1)
 
     def _sample(self, executor, model_wrap, sigmas, extra_args, callback, noise, latent_image, *args, **kwargs):
         sampler = executor.class_obj
@@ -214,12 +218,15 @@ class _Run:
 
     def blended(self, source: Tensor, edit: Tensor, sigma: float) -> Tensor:
         """Pairs `[2N, C, h, w]`, the edit as its source outside the mask."""
-        mask = None
-        if self._settings.blend and not self.is_early(sigma, self._settings.blend_start):
-            mask = self._mask()
+        mask = self.mask_at(sigma)
         if mask is not None:
             edit = mix(source, edit, mask.to(edit))
         return torch.stack([source, edit], dim=1).flatten(0, 1)
+
+    def mask_at(self, sigma: float) -> Tensor | None:
+        """The mask that acts at this noise level, `[N, 1, h, w]`; None where nothing is held in place."""
+        acts = self._settings.blend and not self.is_early(sigma, self._settings.blend_start)
+        return self._mask() if acts else None
 
     def final_mask(self, pairs: int) -> Tensor:
         """`[N, 1, h, w]` float32 on the CPU; ones where nothing was held in place."""
