@@ -33,7 +33,7 @@ def check_photos(images: Tensor) -> None:
     if count == 0:
         raise SubjectError("There is no photo in the batch (0 photos). Connect one to a few photos of the subject.")
     if count > MAX_PHOTOS:
-        raise SubjectError(f"{count} photos are more than the {MAX_PHOTOS} allowed for one subject. Choose the best.")
+        raise SubjectError(f"{count} photos are more than the {MAX_PHOTOS} that are allowed at once. Choose the best.")
     if channels not in (1, 3, 4):
         raise SubjectError(f"The photos have {channels} channels; grey (1), RGB (3) and RGBA (4) pictures can be used.")
     if min(height, width) < MIN_SIDE:
