@@ -20,7 +20,7 @@ def contact_sheet(pictures: Tensor, columns: int, labels: Sequence[str] = ()) ->
     """All pictures on white, row by row.
 
     Args:
-        pictures: `[N, H, W, 3]` in 0..1.
+        pictures: `[N, H, W, 1 | 3 | 4]` in 0..1; transparency is left out.
         columns: pictures in a row.
         labels: none, or one for each picture; a label is cut to the picture's width.
 
@@ -28,8 +28,12 @@ def contact_sheet(pictures: Tensor, columns: int, labels: Sequence[str] = ()) ->
         `[1, height, width, 3]` in 0..1.
 
     Raises:
-        SubjectError: another number of labels than pictures.
+        SubjectError: no pictures, or another number of labels than pictures.
     """
+    if pictures.ndim != 4 or 0 in pictures.shape or pictures.shape[-1] not in (1, 3, 4):
+        raise SubjectError(
+            f"The pictures should be a batch [pictures, height, width, 1, 3 or 4], but they are {list(pictures.shape)}."
+        )
     count, height, width = pictures.shape[:3]
     if labels and len(labels) != count:
         raise SubjectError(
@@ -58,4 +62,6 @@ def _write(sheet: Image.Image, label: str, corner: tuple[int, int], width: int) 
 
 
 def _to_image(picture: Tensor) -> Image.Image:
-    return Image.fromarray((picture[..., :3].clamp(0, 1) * 255).round().to("cpu", torch.uint8).numpy())
+    return Image.fromarray(
+        (picture[..., :3].expand(-1, -1, 3).clamp(0, 1) * 255).round().to("cpu", torch.uint8).numpy()
+    )

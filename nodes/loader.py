@@ -85,4 +85,4 @@ class SubjectModelLoader(io.ComfyNode):
 
 
 def _source(model_name: str, base_model: str) -> Source:
-    return Source(model_path(model_name), None if base_model == _NO_BASE else model_path(base_model))
+    return Source(model_path(str(model_name)), None if base_model == _NO_BASE else model_path(str(base_model)))

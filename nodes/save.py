@@ -101,7 +101,7 @@ class SubjectLoad(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, subject_name: str = "") -> bool | str:
         try:
-            subject_path(subject_name)
+            subject_path(str(subject_name))
         except ValueError as error:
             return str(error)
         return True

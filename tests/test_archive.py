@@ -60,7 +60,7 @@ def test_the_archive_holds_only_what_runs(archive):
     with zipfile.ZipFile(archive) as packed:
         names = packed.namelist()
     assert {name.partition("/")[0] for name in names} == {
-        "LICENSE", "README.md", "__init__.py", "blipdiff_impl", "nodes", "pyproject.toml",
+        "LICENSE", "README.md", "__init__.py", "blipdiff_impl", "locales", "nodes", "pyproject.toml",
         "requirements.txt", "web", "workflows",
     }  # fmt: skip
     assert archive.stat().st_size < MAX_MEGABYTES * 1e6

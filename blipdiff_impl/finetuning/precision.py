@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import torch
 
+from ..errors import SubjectError
+
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 AUTO = "auto"
 
 
 def choose_precision(name: str, device: torch.device) -> tuple[torch.dtype, str]:
-    """The precision of the UNet's arithmetic (masters are float32 in any case), and why, for the log."""
+    """The precision of the UNet's arithmetic (masters are float32 in any case), and why, for the log.
+
+    Raises:
+        SubjectError: a name that is none of these.
+    """
+    if name not in (AUTO, *PRECISIONS):
+        raise SubjectError(f"There is no precision {name!r}; choose one of {', '.join((AUTO, *PRECISIONS))}.")
     if name != AUTO:
         return PRECISIONS[name], f"{name} as chosen"
     if device.type == "cuda":

@@ -81,8 +81,11 @@ def view_maps(model, samples: dict, image: Tensor | None, opacity: float) -> tup
     count, height, width = (samples["samples"].shape[i] for i in (0, -2, -1))
     if image is None:
         image = torch.zeros(1, height * _FACTOR, width * _FACTOR, 3)
-    if len(image) not in (1, count):
-        raise SubjectError(f"There are {len(image)} images for {count} samples; connect the decoded samples.")
+    if image.ndim != 4 or len(image) not in (1, count) or image.shape[-1] not in (1, 3, 4):
+        raise SubjectError(
+            f"There are {len(image)} images for {count} samples, of shape {list(image.shape)}; connect the decoded "
+            "samples."
+        )
     pictures = image[..., :3].to("cpu", torch.float32).expand(count, -1, -1, -1)
     maps = record.maps(tuple(pictures.shape[1:3]))
     heats = [overlay(picture, each, opacity) for picture, each in zip(pictures, stretched(maps), strict=True)]

@@ -9,6 +9,7 @@ import torch
 
 from ...blipdiff_impl.checkpoints import PARTS
 from ...blipdiff_impl.encoder import SubjectEncoder
+from ...blipdiff_impl.errors import SubjectError
 from ...blipdiff_impl.subject import Subject
 from .clip import load_clip
 from .encoder import HostSubjectEncoder
@@ -48,7 +49,10 @@ def load_model(source: Source, weight_dtype: str = "default") -> LoadedModel:
 
     Raises:
         CheckpointError: something is missing, damaged or does not fit.
+        SubjectError: an unknown weight_dtype.
     """
+    if weight_dtype not in WEIGHT_DTYPES:
+        raise SubjectError(f"There is no weight_dtype {weight_dtype!r}; choose one of {', '.join(WEIGHT_DTYPES)}.")
     opened = source.open()
     for part in PARTS:
         opened.holder(part)  # what is missing is told before anything large is read
