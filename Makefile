@@ -7,7 +7,7 @@ DEVICE ?= cpu
 ARGS ?=
 VENV_PYTHON = .cache/venv/bin/python
 
-.PHONY: help demo test test-old-host ui archive bench numbers-toybox numbers-finetune numbers-edit numbers-compose
+.PHONY: help demo test test-old-host ui archive bench numbers-toybox numbers-finetune numbers-edit numbers-compose numbers-pretraining
 
 help:
 	@echo "make demo            from a bare machine to a picture, made by the real ComfyUI"
@@ -20,6 +20,7 @@ help:
 	@echo "make numbers-finetune  what tuning adds to it, likewise"
 	@echo "make numbers-edit    how well a thing in a picture is replaced, likewise"
 	@echo "make numbers-compose  blending, placing, steering and seeing subjects, likewise"
+	@echo "make numbers-pretraining  whether pre-training keeps its promises, and Table 2 on the toy world, likewise"
 
 demo:
 	@$(PYTHON) -m tools.setup demo
@@ -64,3 +65,7 @@ numbers-edit:
 numbers-compose:
 	@$(PYTHON) -m tools.setup demo
 	@$(VENV_PYTHON) -m tools.numbers.compose $(ARGS)
+
+numbers-pretraining:
+	@$(PYTHON) -m tools.setup demo
+	@$(VENV_PYTHON) -m tools.numbers.pretraining $(ARGS)

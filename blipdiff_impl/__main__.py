@@ -10,6 +10,7 @@ from .checkpoints import command as checkpoint_command
 from .errors import SubjectError
 from .evaluation import command as evaluate_command
 from .finetuning import command as finetune_command
+from .pretraining import command as pretrain_command
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -18,6 +19,7 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     checkpoint_command.add_commands(commands)
     finetune_command.add_commands(commands)
+    pretrain_command.add_commands(commands)
     evaluate_command.add_commands(commands)
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")

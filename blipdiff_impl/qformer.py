@@ -6,6 +6,8 @@ without positions, text with positions and without token types, one LayerNorm ov
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -13,7 +15,10 @@ from .config import QFormerConfig
 
 
 class QFormerEmbeddings(nn.Module):
-    """Query tokens and word-piece ids to one sequence `[B, queries + T, width]`, queries first."""
+    """Query tokens and word-piece ids to one sequence `[B, queries + T, width]`, queries first.
+
+    Several texts stand one after the other, each with positions from 0.
+    """
 
     def __init__(self, config: QFormerConfig):
         super().__init__()
@@ -22,9 +27,9 @@ class QFormerEmbeddings(nn.Module):
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(0.1)
 
-    def forward(self, queries: Tensor, ids: Tensor) -> Tensor:
-        text = self.word_embeddings(ids) + self.position_embeddings.weight[: ids.shape[1]]
-        return self.dropout(self.LayerNorm(torch.cat([queries.expand(len(ids), -1, -1), text], dim=1)))
+    def forward(self, queries: Tensor, *texts: Tensor) -> Tensor:
+        words = [self.word_embeddings(ids) + self.position_embeddings.weight[: ids.shape[1]] for ids in texts]
+        return self.dropout(self.LayerNorm(torch.cat([queries.expand(len(texts[0]), -1, -1), *words], dim=1)))
 
 
 class QFormer(nn.Module):
@@ -63,13 +68,28 @@ class QFormer(nn.Module):
         """
         count = self.query_tokens.shape[1]
         rows = self.embeddings(self.query_tokens, ids)
+        return self._encode(rows, features, _additive_mask(mask, count, rows.dtype))[:, :count]
+
+    def all_rows(self, features: Tensor, texts: Sequence[Tensor], visible: Tensor) -> Tensor:
+        """Query rows and text rows under an attention pattern, `[B, queries + T1 + T2 ..., width]`.
+
+        Args:
+            features: image features `[B, P, image width]`, read by the query rows only.
+            texts: word pieces `[B, T]` of each text.
+            visible: bool `[B, L, L]` over all rows: row i may look at row j. Every row must see one at least.
+        """
+        rows = self.embeddings(self.query_tokens, *texts)
+        hidden = torch.zeros(visible.shape, dtype=rows.dtype, device=rows.device)
+        return self._encode(rows, features, hidden.masked_fill(~visible, torch.finfo(rows.dtype).min)[:, None])
+
+    def _encode(self, rows: Tensor, features: Tensor, mask: Tensor | None) -> Tensor:
         output = self.encoder(
             rows,
-            attention_mask=_additive_mask(mask, count, rows.dtype),
+            attention_mask=mask,
             encoder_hidden_states=features.to(rows.dtype),
-            query_length=count,
+            query_length=self.query_tokens.shape[1],
         )
-        return output.last_hidden_state[:, :count]
+        return output.last_hidden_state
 
 
 def _additive_mask(mask: Tensor, queries: int, dtype: torch.dtype) -> Tensor | None:
