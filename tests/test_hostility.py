@@ -77,4 +77,4 @@ def test_linked_numbers_are_held_to_the_limits(comfy, executor, graph, name):
         beyond = [options["min"] - 1, options["max"] + 1, 2**70, -math.inf]
         for value in [*beyond, math.inf, math.nan] if kind == "FLOAT" else beyond[:3]:
             ((error, message),) = executor.run(graph(name, {input_name: value}, linked=[input_name]))
-            assert error == "SubjectError" and f"{input_name} takes numbers from" in message
+            assert error == "SubjectError" and message.startswith(f"{input_name} = ")

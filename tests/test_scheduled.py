@@ -206,12 +206,12 @@ def test_scheduled_hooks_on_the_clip_keep_their_ranges(comfy, clip, subject, sch
     [
         ({"start": 0.6, "end": 0.4}, "from 0.6 to 0.4"),
         ({"start": 0.5, "end": 0.5}, "from 0.5 to 0.5"),
-        ({"start": -0.1}, "from -0.1 to 1"),
-        ({"end": 1.1}, "from 0 to 1.1"),
-        ({"end": float("nan")}, "from 0 to nan"),
-        ({"strength_end": float("nan")}, "from 1 to nan"),
-        ({"levels": 1}, "in 1 levels"),
-        ({"levels": 100_000}, "in 100000 levels"),
+        ({"start": -0.1}, "start = -0.1"),
+        ({"end": 1.1}, "end = 1.1"),
+        ({"end": float("nan")}, "end = nan"),
+        ({"strength_end": float("nan")}, "strength_end = nan"),
+        ({"levels": 1}, "levels = 1 "),
+        ({"levels": 100_000}, "levels = 100000"),
         ({"text": " "}, "prompt"),
     ],
 )

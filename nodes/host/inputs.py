@@ -73,7 +73,7 @@ def _require_in_range(name: str, value: float, item) -> None:
     """The host holds typed numbers to these limits, but not those that are linked in."""
     low, high = -math.inf if item.min is None else item.min, math.inf if item.max is None else item.max
     if not low <= value <= high:
-        raise SubjectError(f"The input {name} takes numbers from {low} to {high}, but {value} came in.")
+        raise SubjectError(f"{name} = {value} is out of range. Use a number from {low} to {high}.")
 
 
 def _require_text(name: str, text: str, is_prompt: bool) -> None:
