@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..checkpoints.safetensors_file import SafetensorsFile
 from ..errors import CheckpointError
-from .files import digest_of
+from ..files import digest_of
 from .towers import ClipTower
 
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import SubjectError
+from ..files import digest_of, picture_paths
 from ..prompt import SUBJECT_MARKER
 from ..tokenizers import normalise_category
 from .benchmark_file import DATA_SET_FILES, Listing, read_listing
-from .files import digest_of, picture_paths
 
 _PLAIN_NAME = re.compile(r"[^\W.][\w .+-]*")
 

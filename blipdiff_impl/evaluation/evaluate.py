@@ -6,9 +6,9 @@ import logging
 from pathlib import Path
 
 from ..errors import SubjectError
+from ..files import read_json, write_json
 from .averages import METRICS, Row, pooled
 from .benchmark import BenchmarkSubject
-from .files import read_json, write_json
 from .layout import find_runs, pictures_of
 from .report import write_report
 from .results import Results, collect, write_results

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from ..base_fingerprint import base_fingerprint
 from ..errors import SubjectError
+from ..files import as_png, as_tensor, read_picture, write_whole
 from ..finetuning.settings import FinetuneSettings
 from ..pipeline import SCHEDULERS, SubjectPipeline
 from ..subject import Subject
 from .benchmark import BenchmarkSubject
-from .files import as_png, as_tensor, read_picture, write_whole
 from .layout import picture_name
 from .published import NEGATIVE_PROMPT, SEEDS
 from .tuning import steps_for, tuned_pipeline

@@ -9,8 +9,8 @@ import re
 from pathlib import Path
 
 from ..errors import SubjectError
+from ..files import picture_paths
 from .benchmark import BenchmarkSubject
-from .files import picture_paths
 
 ONE_RUN = "pictures"
 _NUMBER = re.compile(r"(\d+)_")

@@ -13,9 +13,9 @@ from urllib.parse import quote
 
 from PIL import Image
 
+from ..files import UnreadablePicture, read_picture, write_whole
 from .averages import METRICS, Row
 from .benchmark import BenchmarkSubject
-from .files import UnreadablePicture, read_picture, write_whole
 from .layout import prompt_of
 from .published import AESTHETIC, SUBJECTS, TABLE_1
 from .results import Results

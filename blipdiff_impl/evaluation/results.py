@@ -7,8 +7,8 @@ import io
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..files import write_json, write_whole
 from .averages import METRICS, Row, Spread, over_runs, plain_mean, pooled, subject_row
-from .files import write_json, write_whole
 from .published import AESTHETIC, SUBJECTS, TABLE_1
 from .scoring import SubjectScores
 

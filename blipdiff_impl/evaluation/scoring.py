@@ -18,9 +18,9 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import SubjectError
+from ..files import UnreadablePicture, digest_of, read_json, read_picture, write_json
 from .aesthetic import AestheticScorer
 from .benchmark import BenchmarkSubject
-from .files import UnreadablePicture, digest_of, read_json, read_picture, write_json
 from .layout import prompt_of
 from .towers import ClipTower, DinoTower
 

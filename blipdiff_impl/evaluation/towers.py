@@ -17,9 +17,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
+from ..files import digest_of
 from ..preprocess import CLIP_MEAN, CLIP_STD
 from ..tokenizers import CLIP_END, CLIP_START, clip_ids
-from .files import digest_of
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -14,7 +14,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from ..errors import SubjectError
+from .errors import SubjectError
 
 PICTURE_TYPES = (".png", ".jpg", ".jpeg", ".webp")
 

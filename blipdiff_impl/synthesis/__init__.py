@@ -1,0 +1,3 @@
+"""Training pairs from photos: which photos, their captions, and the subject cut out and put on other grounds
+(docs/synthesis.md).
+"""
