@@ -114,6 +114,11 @@ def _venv_packages_step():
     return _packages_step(title, TOOLS / "requirements.lock", VENV, empty, ["--python", VENV_PYTHON])
 
 
+def _extra_step(title, lock):
+    """More packages in the virtual environment. After an interruption they are all installed anew."""
+    return _packages_step(title, lock, VENV, lambda: None, ["--python", VENV_PYTHON, "--reinstall"])
+
+
 def _target_step(title, lock, folder):
     """Packages in a folder beside the virtual environment, for tests that put it first on PYTHONPATH."""
     target = ["--python", VENV_PYTHON, "--target", folder, "--no-deps"]
@@ -160,6 +165,7 @@ STEPS = {
     "test": (
         *_DEMO,
         _COMFY_CLI,
+        _extra_step("Ray Data", TOOLS / "ray.lock"),
         _target_step("Reference implementation (diffusers 0.33.1)", TOOLS / "reference.lock", REFERENCE),
         _target_step("transformers 4.50", TOOLS / "transformers-4.50.lock", TRANSFORMERS_4_50),
         Step("Chromium", find_chromium, lambda: install_chromium(CACHE / "setup.log")),
