@@ -7,7 +7,7 @@ DEVICE ?= cpu
 ARGS ?=
 VENV_PYTHON = .cache/venv/bin/python
 
-.PHONY: help demo test test-old-host ui archive bench numbers-toybox numbers-finetune numbers-edit numbers-compose numbers-pretraining
+.PHONY: help demo test test-old-host ui archive name-address bench numbers-toybox numbers-finetune numbers-edit numbers-compose numbers-pretraining
 
 help:
 	@echo "make demo            from a bare machine to a picture, made by the real ComfyUI"
@@ -15,6 +15,7 @@ help:
 	@echo "make test-old-host   the tests of nodes and host parts in the oldest ComfyUI that the pack supports, 0.16.3"
 	@echo "make ui              ComfyUI with this pack in the browser; PORT=8189, DEVICE=gpu"
 	@echo "make archive         what the Registry ships, checked and packed by comfy-cli: .cache/archive/node.zip"
+	@echo "make name-address    write REPOSITORY=https://github.com/OWNER/NAME and PUBLISHER=ID into pyproject.toml"
 	@echo "make bench           every benchmark"
 	@echo "make numbers-toybox  quality of the built-in model, as JSON in the last line"
 	@echo "make numbers-finetune  what tuning adds to it, likewise"
@@ -45,6 +46,9 @@ ui:
 archive:
 	@$(PYTHON) -m tools.setup archive
 	@$(VENV_PYTHON) -m tools.archive
+
+name-address:
+	@$(PYTHON) -m tools.name_address "$(REPOSITORY)" "$(PUBLISHER)"
 
 bench:
 	@$(PYTHON) -m tools.setup test
