@@ -1,5 +1,8 @@
 """The shipped workflows in the real front end, in headless Chromium: opened as an artist does, without complaint."""
 
+from itertools import combinations
+from typing import NamedTuple
+
 import pytest
 from front_end import complaints, is_blank, names_released_model, open_template, queue, read
 
@@ -7,8 +10,37 @@ from tools.browser import open_front_end
 from tools.places import ROOT
 
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
+# [name, left, top, right, bottom] of all nodes, with their titles' bars, and of all groups.
+BOXES = """(() => {
+    const sides = (item, bar) =>
+        [item.pos[0], item.pos[1] - bar, item.pos[0] + item.size[0], item.pos[1] + item.size[1]]
+    return [app.graph.nodes.map(node => [`${node.type} ${node.id}`, ...sides(node, LiteGraph.NODE_TITLE_HEIGHT)]),
+            app.graph.groups.map(group => [group.title, ...sides(group, 0)])]
+})()"""
 # Those that run with what the pack brings along.
 RUNNABLE = [path for path in WORKFLOWS if not names_released_model(read(path))]
+
+
+class Box(NamedTuple):
+    """Sides on the canvas; y points down."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    def meets(self, other):
+        return max(self.left, other.left) < min(self.right, other.right) and max(self.top, other.top) < min(
+            self.bottom, other.bottom
+        )
+
+    def is_inside(self, other):
+        return (
+            other.left <= self.left
+            and other.top <= self.top
+            and self.right <= other.right
+            and (self.bottom <= other.bottom)
+        )
 
 
 def test_there_are_workflows():
@@ -30,6 +62,16 @@ def test_workflow_opens_without_complaint(opened):
         shown = [text for text in shown if "missing a required model" not in text]
     assert shown == []
     assert page.errors == []
+
+
+def test_graph_is_tidy(opened):
+    """As the front end draws them: no node lies on another, each but the notes lies in a group, groups stay apart."""
+    _, page = opened
+    nodes, groups = ({title: Box(*sides) for title, *sides in boxes} for boxes in page.evaluate(BOXES))
+    assert [pair for pair in combinations(nodes, 2) if nodes[pair[0]].meets(nodes[pair[1]])] == []
+    assert [pair for pair in combinations(groups, 2) if groups[pair[0]].meets(groups[pair[1]])] == []
+    framed = {title for title, box in nodes.items() if any(box.is_inside(group) for group in groups.values())}
+    assert {title for title in nodes if not title.startswith("MarkdownNote")} == framed
 
 
 def test_the_converter_agrees_with_the_front_end(opened, host):
