@@ -64,12 +64,18 @@ class ClipTower:
         pooled = self._model.vision_model(pixel_values=pixels).pooler_output
         return _unit(self._model.visual_projection(pooled))
 
-    @torch.inference_mode()
     def text(self, text: str) -> Tensor:
         """`[D]` of unit length; a text beyond the positions is cut, as OpenAI's tokenizer does when asked to."""
-        ids = [CLIP_START, *clip_ids(text)[: self._positions - 2], CLIP_END]
-        pooled = self._model.text_model(input_ids=torch.tensor([ids], device=self._model.device)).pooler_output
-        return _unit(self._model.text_projection(pooled))[0]
+        return self.texts([text])[0]
+
+    @torch.inference_mode()
+    def texts(self, texts: list[str]) -> Tensor:
+        """`[N, D]`, each as `text` makes it. Rows are filled up behind their end, which the words before cannot see."""
+        rows = [[CLIP_START, *clip_ids(text)[: self._positions - 2], CLIP_END] for text in texts]
+        longest = max(map(len, rows))
+        ids = torch.tensor([row + [CLIP_END] * (longest - len(row)) for row in rows], device=self._model.device)
+        pooled = self._model.text_model(input_ids=ids).pooler_output
+        return _unit(self._model.text_projection(pooled))
 
 
 def prepare(
