@@ -11,6 +11,7 @@ from .errors import SubjectError
 from .evaluation import command as evaluate_command
 from .finetuning import command as finetune_command
 from .pretraining import command as pretrain_command
+from .synthesis import command as synthesise_command
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -21,6 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     finetune_command.add_commands(commands)
     pretrain_command.add_commands(commands)
     evaluate_command.add_commands(commands)
+    synthesise_command.add_commands(commands)
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:

@@ -17,6 +17,8 @@ from torch import Tensor
 from .errors import SubjectError
 
 PICTURE_TYPES = (".png", ".jpg", ".jpeg", ".webp")
+# Whatever a file's name says, Pillow tries all formats that it knows, and some of them start other programs (EPS).
+PICTURE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 
 
 class UnreadablePicture(SubjectError):
@@ -75,7 +77,7 @@ def read_picture(path: Path) -> Image.Image:
         UnreadablePicture: names the file.
     """
     try:
-        with Image.open(path) as file:
+        with Image.open(path, formats=PICTURE_FORMATS) as file:
             picture = ImageOps.exif_transpose(file)
             if "A" in picture.getbands() or "transparency" in picture.info:
                 picture = picture.convert("RGBA")

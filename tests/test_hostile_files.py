@@ -230,3 +230,51 @@ def test_tricky_names_do_not_save_outside(comfy, executor, graph, name):
     new = {path for path in set(base.parent.rglob("*")) - before if path.is_file()}
     assert len(new) == (0 if failures else 1)
     assert all(path.resolve().is_relative_to(base / "output" / "subjects") for path in new)
+
+
+# --- pictures that are programs
+
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\n0 0 64 64 rectfill\nshowpage\n%%EOF\n"
+
+
+@pytest.fixture
+def no_ghostscript(monkeypatch):
+    """Pillow hands PostScript to another program, whatever the file is called."""
+    from PIL import EpsImagePlugin
+
+    def started(*_, **__):
+        raise AssertionError("a picture was handed to Ghostscript")
+
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", started)
+
+
+def test_postscript_with_the_name_of_a_photo_is_no_picture(tmp_path, no_ghostscript):
+    from PIL import Image
+
+    from blipdiff_impl.errors import SubjectError
+    from blipdiff_impl.files import UnreadablePicture, read_picture
+    from blipdiff_impl.finetuning.command import _read
+
+    path = tmp_path / "dog.jpg"
+    path.write_bytes(POSTSCRIPT)
+    with pytest.raises(AssertionError, match="Ghostscript"), Image.open(path) as picture:
+        picture.load()  # so it would happen
+    with pytest.raises(UnreadablePicture, match="dog.jpg"):
+        read_picture(path)
+    with pytest.raises(SubjectError, match="dog.jpg"):
+        _read(path)
+
+
+def test_postscript_in_a_shard_is_a_broken_sample(tmp_path, no_ghostscript):
+    import tarfile
+
+    from blipdiff_impl.pretraining.samples import BrokenSample
+    from blipdiff_impl.pretraining.shards import Shards
+
+    with tarfile.open(tmp_path / "shard.tar", "w") as tar:
+        for name, content in (("a.jpg", POSTSCRIPT), ("a.txt", b"a dog")):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    with pytest.raises(BrokenSample, match="a.jpg"):
+        Shards((str(tmp_path / "shard.tar"),))[0]

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..base_fingerprint import base_fingerprint
 from ..errors import SubjectError
+from ..files import PICTURE_FORMATS
 from ..stored_weights import store_change, store_factors
 from ..subject import Subject
 from ..subject_file import TunedWeights, write_subject
@@ -113,7 +114,7 @@ def _read_folder(folder: Path) -> dict[str, Tensor]:
 
 def _read(path: Path, mode: str = "RGB") -> Tensor:
     try:
-        with Image.open(path) as picture:
+        with Image.open(path, formats=PICTURE_FORMATS) as picture:
             pixels = np.array(ImageOps.exif_transpose(picture).convert(mode), dtype=np.float32)
     except OSError as error:
         raise SubjectError(f"{path} cannot be read as a picture: {error}") from error

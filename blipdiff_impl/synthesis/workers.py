@@ -1,0 +1,148 @@
+"""Who makes the samples: this process, or workers of Ray Data, on one computer or on a cluster. Either way outcomes
+come in the order of the list.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+
+import torch
+
+from ..errors import SubjectError
+from .photo_list import Photo, parse_photo
+from .sample_making import MEMBERS, Outcome, SampleMaker
+
+_PHOTOS_OF_A_TASK = 8
+
+# Makes a process's own `SampleMaker`.
+MakerFactory = Callable[[], SampleMaker]
+
+
+def make_here(factory: MakerFactory, photos: list[Photo]) -> Iterator[Outcome]:
+    """A plain loop."""
+    maker = factory()
+    for photo in photos:
+        with one_thread():
+            outcome = maker.make(photo)
+        yield outcome
+
+
+@contextmanager
+def one_thread():
+    """PyTorch and PyMatting's compiled functions on one thread, which is as fast for pictures of this size.
+
+    The second thread of numba only spins while the first one works: two workers on two cores would be no faster than
+    one.
+    """
+    import numba
+
+    before = torch.get_num_threads(), numba.get_num_threads()
+    torch.set_num_threads(1)
+    numba.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        numba.set_num_threads(before[1])
+
+
+def make_with_ray(factory: MakerFactory, photos: list[Photo], workers: int, address: str = "") -> Iterator[Outcome]:
+    """Ray Data with `workers` processes of one thread each.
+
+    Args:
+        address: of a running cluster; empty starts one here, of as many CPUs as workers, and ends it afterwards.
+
+    Raises:
+        SubjectError: Ray is not installed, the cluster does not answer, or a worker met what every photo would meet.
+    """
+    ray = load_ray()
+    if not photos:
+        return
+    with _session(ray, workers, address):
+        rows = [{"photo": json.dumps(asdict(photo))} for photo in photos]
+        tasks = max(workers, -(-len(rows) // _PHOTOS_OF_A_TASK))
+        dataset = ray.data.from_items(rows, override_num_blocks=min(tasks, len(rows)))
+        dataset.context.execution_options.preserve_order = True
+        dataset.context.enable_progress_bars = False
+        pool = ray.data.ActorPoolStrategy(size=workers)
+        made = dataset.map(_Worker, fn_constructor_args=(factory,), compute=pool, num_cpus=1)
+        yield from map(_from_row, made.iter_rows())
+
+
+def load_ray():
+    """Ray with Ray Data.
+
+    Raises:
+        SubjectError: it is not installed.
+    """
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise SubjectError(
+            f'--workers needs Ray, which cannot be imported ({error}). Install it with `pip install ".[synthesis]"` in '
+            "the checkout, or leave --workers out."
+        ) from error
+    return ray
+
+
+class _Worker:
+    """A worker's state. A mistake that every photo would meet travels as an answer, not as a dead process."""
+
+    def __init__(self, factory: MakerFactory):
+        self._maker, self._problem = None, ""
+        try:
+            self._maker = factory()
+        except SubjectError as error:
+            self._problem = str(error)
+
+    def __call__(self, row: dict) -> dict:
+        if self._maker is None:
+            return _problem_row(self._problem)
+        try:
+            with one_thread():
+                return _to_row(self._maker.make(parse_photo(json.loads(row["photo"]))))
+        except SubjectError as error:
+            return _problem_row(str(error))
+
+
+def _to_row(outcome: Outcome) -> dict:
+    """Columns of Ray's tables: one of text, one for each member's bytes."""
+    about = {name: value for name, value in vars(outcome).items() if name != "members"}
+    return {"about": json.dumps(about)} | {name: outcome.members.get(name, b"") for name in MEMBERS}
+
+
+def _problem_row(problem: str) -> dict:
+    return {"about": json.dumps({"problem": problem})} | dict.fromkeys(MEMBERS, b"")
+
+
+def _from_row(row: dict) -> Outcome:
+    about = json.loads(row["about"])
+    if problem := about.get("problem"):
+        raise SubjectError(problem)
+    members = {name: row[name] for name in MEMBERS if row[name]}
+    return Outcome(members=members, **about)
+
+
+@contextmanager
+def _session(ray, workers: int, address: str):
+    """A cluster: the caller's own if there is one in this process, the one at `address`, or a fresh local one."""
+    if ray.is_initialized():
+        yield
+        return
+    # "local" also when the environment names a cluster: where work is done is said by the command alone. A cluster
+    # started here sends no usage statistics (Ray's own default for releases).
+    where = {"address": address} if address else {"address": "local", "num_cpus": workers, "include_dashboard": False}
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    try:
+        ray.init(**where, logging_level=logging.ERROR, log_to_driver=False)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise SubjectError(f"Ray cannot be started with address = {address or 'local'!r}: {error}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
