@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from safetensors import safe_open
 
 from blipdiff_impl.checkpoints import open_checkpoint
 from blipdiff_impl.config import ModelConfig
+from blipdiff_impl.errors import SubjectError
 from blipdiff_impl.toybox.world import CATEGORIES, vocabulary
 
 MAX_BYTES = 45_000_000
@@ -40,6 +43,26 @@ def test_every_part_loads_through_the_ordinary_loader(weight_file):
     assert checkpoint.vocabulary == vocabulary()
     for name in PARTS:
         assert all(torch.isfinite(tensor).all() for tensor in checkpoint.part(name).values())
+
+
+def test_adopting_cuts_the_words_of_captions_and_changes_nothing_else(weight_file, tmp_path):
+    from blipdiff_impl.checkpoints import write_single_file
+    from blipdiff_impl.toybox.export import adopt
+
+    checkpoint = open_checkpoint("toybox")
+    config, words = checkpoint.config, [*vocabulary(), "[DEC]", "red"]
+    found = {name: dict(checkpoint.part(name)) for name in PARTS}
+    (table,) = (name for name in found["subject_encoder"] if name.endswith("word_embeddings.weight"))
+    rows = found["subject_encoder"][table]
+    found["subject_encoder"][table] = torch.cat([rows, torch.ones(2, rows.shape[1], dtype=rows.dtype)])
+    config = replace(config, qformer=replace(config.qformer, vocab_size=len(words)))
+    trained, adopted = tmp_path / "trained.safetensors", tmp_path / "adopted.safetensors"
+    write_single_file(trained, found, config, words, torch.float16)
+    adopt(trained, adopted)
+    assert adopted.read_bytes() == weight_file.read_bytes()
+    write_single_file(trained, found, config, words[::-1], torch.float16, overwrite=True)
+    with pytest.raises(SubjectError, match="not trained on the toy world"):
+        adopt(trained, adopted)
 
 
 def test_latent_channels_have_unit_spread_under_the_usual_factor():

@@ -39,13 +39,13 @@ _PATTERN_WORDS = {"stripes": "stripes", "bars": "bars", "dots": "dots", "checks"
 _SHARED = {"model": "toybox", "shards": ("toy",), "optimiser": "muon", "betas": (0.9, 0.98), "weight_decay": 0.01,
            "clip": 1.0, "dropout": 0.0, "flip": 0.0, "precision": "no", "threads": 1}  # fmt: skip
 STAGE1 = _SHARED | {
-    "fresh": ("qformer",), "batch_size": 48, "steps": 4000, "warm_up": 100, "learning_rate": 3e-3,
+    "fresh": ("qformer",), "batch_size": 48, "steps": 2000, "warm_up": 100, "learning_rate": 3e-3,
     "last_rate": 6e-5, "crop_low": 0.8, "text_length": 16, "embedding_size": 64, "save_every": 500, "ema_decay": 0.998,
 }  # fmt: skip
 STAGE2 = _SHARED | {
-    "fresh": ("qformer", "text_encoder", "unet"), "batch_size": 40, "steps": 8000, "warm_up": 160,
-    "learning_rate": 1.2e-3, "last_rate": 2.4e-5, "crop_low": 1.0, "released_share": 0.8, "empty_share": 0.1,
-    "min_snr": 5.0, "mask_weight": 1.0, "encoder_rate": 0.3, "ema_decay": 0.998, "save_every": 500,
+    "fresh": ("qformer",), "batch_size": 40, "steps": 4000, "warm_up": 160, "learning_rate": 6e-4, "last_rate": 1.2e-5,
+    "crop_low": 1.0, "released_share": 0.8, "empty_share": 0.1, "min_snr": 5.0, "mask_weight": 2.0,
+    "encoder_rate": 2.0, "ema_decay": 0.998, "save_every": 250,
     "sample_every": 1000, "sample_steps": 25, "sample_guidance": 2.5,
 }  # fmt: skip
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+from pathlib import Path
+
+PRETRAINED = Path("pretraining") / "stage2" / "model.safetensors"
 
 
 def main(arguments: list[str]) -> None:
@@ -14,6 +17,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--process", type=int, default=0, help="number of this process, where several share a stage")
     parser.add_argument("--processes", type=int, default=1, help="how many share it; start each with its own number")
     parser.add_argument("--subjects", type=int, default=256, help="held-out subjects that `numbers` draws")
+    parser.add_argument("--file", type=Path, default=PRETRAINED, help="what `adopt` takes")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout)
     STAGES[options.stage](options)
@@ -102,10 +106,22 @@ def _export(options: argparse.Namespace) -> None:
     export()
 
 
+def _adopt(options: argparse.Namespace) -> None:
+    from .export import adopt
+
+    adopt(options.file)
+
+
 def _numbers(options: argparse.Namespace) -> None:
     from .evaluate import print_numbers
 
     print_numbers(options.subjects)
+
+
+def _settings(options: argparse.Namespace) -> None:
+    from .other_settings import print_other_settings
+
+    print_other_settings()
 
 
 STAGES = {
@@ -120,7 +136,9 @@ STAGES = {
     "diffusion": _one_thread(_diffusion),
     "edges": _one_thread(_edges),
     "export": _export,
+    "adopt": _adopt,
     "numbers": _one_thread(_numbers),
+    "settings": _one_thread(_settings),
 }
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..checkpoints import write_single_file
+from ..checkpoints import PARTS, open_checkpoint, write_single_file
+from ..errors import SubjectError
 from .model import CONFIG
 from .train_diffusion import ToyDiffusion, averaged_model
 from .train_subject import averaged_subject_encoder
@@ -57,3 +58,25 @@ def _text_encoder(model: ToyDiffusion) -> dict[str, Tensor]:
         if token >= 0:
             table[token] = tensors[key][row]
     return tensors | {key: table}
+
+
+def adopt(trained: Path, path: Path = WEIGHT_FILE) -> None:
+    """Make a file that `pretrain --toybox` wrote the embedded model.
+
+    Words of captions, which only the first stage needs, are cut off: the subject encoder is told a kind, and what it
+    does not know should be unknown to it.
+
+    Args:
+        trained: `OUT/stage2/model.safetensors`.
+
+    Raises:
+        SubjectError: a model whose word pieces do not begin with the toy world's.
+    """
+    checkpoint, words = open_checkpoint(trained), vocabulary()
+    if checkpoint.vocabulary[: len(words)] != words:
+        raise SubjectError(f"{trained} was not trained on the toy world: its word pieces are {checkpoint.vocabulary}.")
+    found = {name: dict(checkpoint.part(name)) for name in PARTS}
+    encoder = found["subject_encoder"]
+    (table,) = (name for name in encoder if name.endswith("word_embeddings.weight"))
+    encoder[table] = encoder[table][: len(words)].clone()
+    write_single_file(path, found, CONFIG, words, torch.float16, overwrite=True)
