@@ -64,6 +64,11 @@ def test_workflow_opens_without_complaint(opened):
     assert page.errors == []
 
 
+def test_no_node_is_on_its_way_out(opened):
+    _, page = opened
+    assert page.evaluate("app.graph.nodes.filter(n => n.constructor.nodeData?.deprecated).map(n => n.type)") == []
+
+
 def test_graph_is_tidy(opened):
     """As the front end draws them: no node lies on another, each but the notes lies in a group, groups stay apart."""
     _, page = opened
