@@ -8,6 +8,7 @@ import json
 import os
 import secrets
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -17,8 +18,7 @@ from torch import Tensor
 from .errors import SubjectError
 
 PICTURE_TYPES = (".png", ".jpg", ".jpeg", ".webp")
-# Whatever a file's name says, Pillow tries all formats that it knows, and some of them start other programs (EPS).
-PICTURE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 
 
 class UnreadablePicture(SubjectError):
@@ -70,6 +70,14 @@ def picture_paths(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*") if path.suffix.lower() in PICTURE_TYPES and path.name[0] != ".")
 
 
+def open_picture(file: Path | BinaryIO) -> Image.Image:
+    """`Image.open` for photos: the formats that they have, and no others.
+
+    Whatever a file's name says, Pillow tries all formats that it knows, and some of them start other programs (EPS).
+    """
+    return Image.open(file, formats=_FORMATS)
+
+
 def read_picture(path: Path) -> Image.Image:
     """The picture upright and in RGB; transparency becomes white.
 
@@ -77,7 +85,7 @@ def read_picture(path: Path) -> Image.Image:
         UnreadablePicture: names the file.
     """
     try:
-        with Image.open(path, formats=PICTURE_FORMATS) as file:
+        with open_picture(path) as file:
             picture = ImageOps.exif_transpose(file)
             if "A" in picture.getbands() or "transparency" in picture.info:
                 picture = picture.convert("RGBA")

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ImageOps
 from torch import Tensor
 
 from ..base_fingerprint import base_fingerprint
 from ..errors import SubjectError
-from ..files import PICTURE_FORMATS
+from ..files import open_picture
 from ..stored_weights import store_change, store_factors
 from ..subject import Subject
 from ..subject_file import TunedWeights, write_subject
@@ -114,7 +114,7 @@ def _read_folder(folder: Path) -> dict[str, Tensor]:
 
 def _read(path: Path, mode: str = "RGB") -> Tensor:
     try:
-        with Image.open(path, formats=PICTURE_FORMATS) as picture:
+        with open_picture(path) as picture:
             pixels = np.array(ImageOps.exif_transpose(picture).convert(mode), dtype=np.float32)
     except OSError as error:
         raise SubjectError(f"{path} cannot be read as a picture: {error}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import time
@@ -12,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import SubjectError
+from ..files import write_whole
 
 log = logging.getLogger(__name__)
 
@@ -78,12 +80,10 @@ class Diary:
 
     def show(self, step: int, grid: np.ndarray) -> None:
         """Keep a grid of pictures, uint8 `[H, W, 3]`, as `samples/step_....png`."""
-        folder = self._folder / "samples"
-        folder.mkdir(exist_ok=True)
-        path = folder / f"step_{step:08d}.png"
-        partial = path.with_suffix(".partial")
-        Image.fromarray(grid).save(partial, format="PNG")
-        partial.replace(path)
+        path = self._folder / "samples" / f"step_{step:08d}.png"
+        buffer = io.BytesIO()
+        Image.fromarray(grid).save(buffer, "PNG")
+        write_whole(path, buffer.getvalue())
         if self._board:
             self._board.add_image("samples", grid, step, dataformats="HWC")
         log.info("Pictures of step %d: %s", step, path)
@@ -104,10 +104,8 @@ def read_losses(folder: Path) -> list[dict]:
 
 
 def _cut(path: Path, step: int) -> None:
-    kept = [json.dumps(record) + "\n" for record in read_losses(path.parent) if record["step"] <= step]
-    partial = path.with_suffix(".partial")
-    partial.write_text("".join(kept), encoding="utf-8")
-    partial.replace(path)
+    kept = (json.dumps(record) + "\n" for record in read_losses(path.parent) if record["step"] <= step)
+    write_whole(path, "".join(kept).encode())
 
 
 def _open_board(folder: Path, step: int):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from ..errors import SubjectError
+from ..ranges import require_in_range
 
 PRECISIONS = ("no", "bf16", "fp16")
 OPTIMISERS = ("adamw", "muon")
@@ -74,9 +74,9 @@ class StageSettings:
 
     def __post_init__(self):
         for name, low in _AT_LEAST.items():
-            _require(name, getattr(self, name), low, math.inf)
+            require_in_range(name, getattr(self, name), low)
         for name, (low, high) in _BETWEEN.items():
-            _require(name, getattr(self, name), low, high)
+            require_in_range(name, getattr(self, name), low, high)
         _one_of("precision", self.precision, PRECISIONS)
         _one_of("optimiser", self.optimiser, OPTIMISERS)
         for part in self.fresh:
@@ -118,11 +118,11 @@ class Stage1Settings(StageSettings):
 
     def __post_init__(self):
         super().__post_init__()
-        _require("text_length", self.text_length, 3, 512)
-        _require("embedding_size", self.embedding_size, 1, math.inf)
-        _require("label_smoothing", self.label_smoothing, 0, 0.99)
-        _require("temperature", self.temperature, self.temperature_low, self.temperature_high)
-        _require("temperature_low", self.temperature_low, 1e-6, math.inf)
+        require_in_range("text_length", self.text_length, 3, 512)
+        require_in_range("embedding_size", self.embedding_size, 1)
+        require_in_range("label_smoothing", self.label_smoothing, 0, 0.99)
+        require_in_range("temperature", self.temperature, self.temperature_low, self.temperature_high)
+        require_in_range("temperature_low", self.temperature_low, 1e-6)
         if self.batch_size // self.accumulation < 2:
             raise SubjectError(
                 f"batch_size = {self.batch_size} in {self.accumulation} parts leaves one pair at a time; contrast "
@@ -166,11 +166,11 @@ class Stage2Settings(StageSettings):
     def __post_init__(self):
         super().__post_init__()
         for name in ("subject_drop", "released_share", "empty_share"):
-            _require(name, getattr(self, name), 0, 1)
+            require_in_range(name, getattr(self, name), 0, 1)
         for name in ("min_snr", "mask_weight", "encoder_rate", "sample_every"):
-            _require(name, getattr(self, name), 0, math.inf)
+            require_in_range(name, getattr(self, name), 0)
         for name in ("sample_count", "sample_steps", "sample_guidance"):
-            _require(name, getattr(self, name), 1, math.inf)
+            require_in_range(name, getattr(self, name), 1)
 
 
 ABLATIONS = {
@@ -188,12 +188,6 @@ _AT_LEAST = {
     "save_every": 1, "keep": 1,
 }  # fmt: skip
 _BETWEEN = {"crop_low": (0.01, 1), "flip": (0, 1), "dropout": (0, 0.9), "ema_decay": (0, 0.99999)}
-
-
-def _require(name: str, value: float, low: float, high: float) -> None:
-    if not (math.isfinite(value) and low <= value <= high):
-        bound = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
-        raise SubjectError(f"{name} = {value} is not possible; choose a number {bound}.")
 
 
 def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:

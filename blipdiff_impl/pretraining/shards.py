@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import SubjectError
-from ..files import PICTURE_FORMATS
+from ..files import open_picture
 from .samples import BrokenSample, Sample
 
 _PICTURES = ("jpg", "jpeg", "png", "webp")
@@ -154,7 +154,7 @@ class _Reader:
         if name is None:
             return None
         try:
-            with Image.open(io.BytesIO(self._bytes(name)), formats=PICTURE_FORMATS) as picture:
+            with open_picture(io.BytesIO(self._bytes(name))) as picture:
                 if picture.width * picture.height > _MAX_PIXELS:
                     raise BrokenSample(f"{self._key}.{name} has {picture.width}x{picture.height} pixels, too many.")
                 return np.asarray(picture.convert(mode))

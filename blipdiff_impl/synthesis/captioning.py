@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError, SubjectError
 from ..files import digest_of, read_json
+from ..ranges import require_in_range
 
 KINDS = ("blip", "blip-2", "git")
 _VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json")
@@ -42,8 +43,7 @@ class SamplingSettings:
     def __post_init__(self):
         if not 0 < self.top_p <= 1:
             raise SubjectError(f"top_p = {self.top_p} should be above 0 and at most 1.")
-        if self.samples < 1:
-            raise SubjectError(f"samples = {self.samples} should be 1 or more.")
+        require_in_range("samples", self.samples, 1)
         if not 0 <= self.min_tokens < self.max_tokens <= 200:
             raise SubjectError(
                 f"min_tokens = {self.min_tokens} and max_tokens = {self.max_tokens} should rise within 0..200."

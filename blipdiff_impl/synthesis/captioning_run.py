@@ -16,6 +16,7 @@ from PIL import Image
 
 from ..errors import SubjectError
 from ..files import UnreadablePicture, digest_of, read_picture
+from ..ranges import require_in_range
 from .caption_files import CaptionFile
 from .captioning import Captioner, SamplingSettings
 from .captioning_progress import UnfinishedCaptions
@@ -51,8 +52,7 @@ class CaptionSources:
         if not (self.file or self.captioner or self.judge):
             raise SubjectError("Give captions (--captions), a model for them (--captioner), or a judge (--clip).")
         for name in ("keep", "batch"):
-            if getattr(self, name) < 1:
-                raise SubjectError(f"{name} = {getattr(self, name)} should be 1 or more.")
+            require_in_range(name, getattr(self, name), 1)
 
     @property
     def needs_pictures(self) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ..errors import SubjectError
 from ..matting.trimap import BACKGROUND_THRESHOLD, EDGE, FOREGROUND_THRESHOLD
+from ..ranges import require_in_range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +41,7 @@ class SynthesisSettings:
 
     def __post_init__(self):
         for name, (low, high) in _RANGES.items():
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise SubjectError(f"{name} = {value} is not possible; it may be {low} to {high}.")
+            require_in_range(name, getattr(self, name), low, high)
         for low, high in (("least_cover", "most_cover"), ("background_threshold", "foreground_threshold")):
             if not getattr(self, low) < getattr(self, high):
                 raise SubjectError(f"{low} = {getattr(self, low):g} should be below {high} = {getattr(self, high):g}.")

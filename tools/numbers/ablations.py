@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from blipdiff_impl.files import read_json, write_json
 from blipdiff_impl.pipeline import SubjectPipeline
 from blipdiff_impl.pretraining.command import make_task, train
 from blipdiff_impl.pretraining.settings import ABLATIONS, Stage1Settings, Stage2Settings
@@ -109,14 +110,11 @@ def _row(settings, examiner, trials):
     """Scores of a row, from its file where that was made with the same settings."""
     path = Path(settings.out) / "scores.json"
     key = json.loads(json.dumps({"trials": trials, "settings": asdict(settings)}))
-    if path.exists():
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if record["made_with"] == key:
-            return record["scores"]
+    record = read_json(path)
+    if record and record["made_with"] == key:
+        return record["scores"]
     scores = examiner.examine(train(settings), settings)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps({"made_with": key, "scores": scores}), encoding="utf-8")
-    partial.replace(path)
+    write_json(path, {"made_with": key, "scores": scores})
     return scores
 
 
