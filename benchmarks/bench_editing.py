@@ -25,11 +25,11 @@ STEPS, GUIDANCE, SIDE, PAIRS = 2, 7.5, 512, 3
 class Bench:
     """One loaded model and the runs that are compared."""
 
-    def __init__(self) -> None:
-        self.comfy: SimpleNamespace = host_with_pytorch_attention()
-        self.model, self.clip, _, encoder = load_model(self.comfy)
+    def __init__(self, comfy: SimpleNamespace, parts: tuple, side: int = SIDE, steps: int = STEPS) -> None:
+        self.comfy, self._steps = comfy, steps
+        self.model, self.clip, _, encoder = parts
         self.subject = encoder.encode(torch.rand(1, 224, 224, 3), "dog")
-        latent = {"samples": torch.zeros(1, 4, SIDE // 8, SIDE // 8)}
+        latent = {"samples": torch.zeros(1, 4, side // 8, side // 8)}
         self.edited = self.comfy.node("SubjectP2PEdit").execute(
             self.model, self.clip, latent, "cat", "dog", "on a sofa", "", 0.8, 0.4, 0.3, subject=self.subject
         ).result  # fmt: skip
@@ -47,8 +47,8 @@ class Bench:
         """Every map in hand."""
         _, positive, negative, latent = self.edited
         model, store = self.model.clone(), {}
-        host = sys.modules[f"{self.comfy.pack.__name__}.nodes.host.attention"]
-        maths = sys.modules[f"{self.comfy.pack.__name__}.blipdiff_impl.attention"]
+        host = self.comfy.module("nodes.host.attention")
+        maths = self.comfy.module("blipdiff_impl.attention.probabilities")
 
         def control(call, q, k, v, attend):
             probs = maths.probabilities(q, k, call.heads)
@@ -64,23 +64,28 @@ class Bench:
         self._sample(model, [[cond, {}] for cond, _ in positive], negative, latent)
 
     def _sample(self, model, positive, negative, latent) -> None:
-        self.comfy.nodes.common_ksampler(model, 0, STEPS, GUIDANCE, "euler", "normal", positive, negative, latent)
+        self.comfy.nodes.common_ksampler(model, 0, self._steps, GUIDANCE, "euler", "normal", positive, negative, latent)
 
 
 @torch.inference_mode()
 def main() -> None:
     write_released_checkpoint()
     if len(sys.argv) > 1:  # a process of its own, for its peak memory
-        getattr(Bench(), sys.argv[1])()
+        getattr(_bench(), sys.argv[1])()
         print(json.dumps(peak_megabytes()))
         return
     print(machine())
-    _compare_times(Bench())
+    _compare_times(_bench())
     own, plain, every = (_peak(name) for name in ("edit", "plain", "straightforward"))
     print(
         f"peak memory: editing {own:.0f} MB, plain sampling {plain:.0f} MB, ratio {own / plain:.3f} (goal at most "
         f"1.2); every map in hand {every:.0f} MB"
     )
+
+
+def _bench() -> Bench:
+    comfy = host_with_pytorch_attention()
+    return Bench(comfy, load_model(comfy))
 
 
 def _compare_times(bench: Bench) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from blipdiff_impl.preprocess import normalise
-from blipdiff_impl.subject import Subject
+from blipdiff_impl.blip_diffusion.subject import Subject
+from blipdiff_impl.pictures.preprocess import normalise
 from tests.reference.run import reference
 
 from .measure import compare, machine, seconds

@@ -14,8 +14,8 @@ from types import SimpleNamespace
 import torch
 import torch.nn.functional as F
 
-from blipdiff_impl.pipeline import SubjectPipeline
-from blipdiff_impl.tokenizers import CLIP_END, CLIP_START, clip_ids
+from blipdiff_impl.blip_diffusion.pipeline import SubjectPipeline
+from blipdiff_impl.prompts.tokenizers import CLIP_END, CLIP_START, clip_ids
 from tools.host import find_host
 from tools.inprocess import load_comfy
 from tools.memory import peak_megabytes

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from blipdiff_impl.preprocess import normalise
+from blipdiff_impl.pictures.preprocess import normalise
 from tests.reference.run import reference
 from tools.memory import peak_megabytes
 

@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 from pymatting import estimate_alpha_cf
 
-from blipdiff_impl.matting.closed_form import solve_alpha
-from blipdiff_impl.matting.trimap import trimap_from_mask
+from blipdiff_impl.pictures.matting.closed_form import solve_alpha
+from blipdiff_impl.pictures.matting.trimap import trimap_from_mask
 from tools.make_matte_sheet import BOXES, DREAMBENCH, photos_of, rough_mask
 
 from .measure import compare, machine, seconds

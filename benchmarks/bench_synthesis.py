@@ -2,8 +2,8 @@
 
 The 20 DreamBench photos beside the checkout, with rough masks that are made beforehand. Workers make the whole shards;
 what is counted begins with the first photo and ends with the last, so neither the start of Ray nor imports. The peer
-is the authors' recipe (fact sheet 9.2) with PyMatting's own closed-form solver: photo and mask squashed to 256x256. In
-quality ours lies between that and the recipe at 512x512: alpha is solved at 256 around the subject, colours at 512.
+is the authors' recipe (docs/method.md 9.2) with PyMatting's own closed-form solver: photo and mask squashed to 256x256.
+In quality ours lies between that and the recipe at 512x512: alpha is solved at 256 around the subject, colours at 512.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ import torch
 from PIL import Image
 from pymatting import estimate_alpha_cf, estimate_foreground_ml
 
+from blipdiff_impl.blip_diffusion.synthesis.photo_list import Photo, read_photos
+from blipdiff_impl.blip_diffusion.synthesis.sharding.backgrounds import Backgrounds
+from blipdiff_impl.blip_diffusion.synthesis.sharding.photos import scaled
+from blipdiff_impl.blip_diffusion.synthesis.sharding.sample_making import SampleMaker, draws_of
+from blipdiff_impl.blip_diffusion.synthesis.sharding.settings import SynthesisSettings
+from blipdiff_impl.blip_diffusion.synthesis.sharding.synthesise import Sources, synthesise
+from blipdiff_impl.blip_diffusion.synthesis.sharding.workers import one_thread
 from blipdiff_impl.files import read_picture
-from blipdiff_impl.matting.trimap import trimap_from_mask
-from blipdiff_impl.synthesis.backgrounds import Backgrounds
-from blipdiff_impl.synthesis.photo_list import Photo, read_photos
-from blipdiff_impl.synthesis.photos import scaled
-from blipdiff_impl.synthesis.sample_making import SampleMaker, draws_of
-from blipdiff_impl.synthesis.settings import SynthesisSettings
-from blipdiff_impl.synthesis.synthesise import Sources, synthesise
-from blipdiff_impl.synthesis.workers import one_thread
+from blipdiff_impl.pictures.matting.trimap import trimap_from_mask
 from tools.make_composites import write_material
 from tools.make_matte_sheet import DREAMBENCH, photos_of
 

@@ -11,10 +11,10 @@ from types import SimpleNamespace
 
 import torch
 
-from blipdiff_impl.checkpoints import write_single_file
-from blipdiff_impl.checkpoints.expected_shapes import PARTS, expected_shapes
-from blipdiff_impl.config import RELEASED
-from blipdiff_impl.tokenizers import bert_word_pieces
+from blipdiff_impl.blip_diffusion.checkpoints import write_single_file
+from blipdiff_impl.blip_diffusion.checkpoints.expected_shapes import PARTS, expected_shapes
+from blipdiff_impl.blip_diffusion.config import RELEASED
+from blipdiff_impl.prompts.tokenizers import bert_word_pieces
 from tests.reference.seeded import seeded_like
 from tools.host import find_host
 from tools.inprocess import load_comfy

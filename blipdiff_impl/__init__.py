@@ -8,18 +8,18 @@ from __future__ import annotations
 import importlib
 
 _HOMES = {
-    "Checkpoint": "checkpoints",
+    "Checkpoint": "blip_diffusion.checkpoints",
     "CheckpointError": "errors",
-    "ModelConfig": "config",
-    "Subject": "subject",
-    "SubjectEncoder": "encoder",
+    "ModelConfig": "blip_diffusion.config",
+    "Subject": "blip_diffusion.subject",
+    "SubjectEncoder": "blip_diffusion.encoder",
     "SubjectError": "errors",
-    "SubjectPipeline": "pipeline",
-    "convert": "checkpoints",
-    "interpolate": "interpolation",
-    "interpolate_grid": "interpolation",
-    "interpolate_strip": "interpolation",
-    "open_checkpoint": "checkpoints",
+    "SubjectPipeline": "blip_diffusion.pipeline",
+    "convert": "blip_diffusion.checkpoints",
+    "interpolate": "blip_diffusion.interpolation",
+    "interpolate_grid": "blip_diffusion.interpolation",
+    "interpolate_strip": "blip_diffusion.interpolation",
+    "open_checkpoint": "blip_diffusion.checkpoints",
 }
 
 __all__ = sorted(_HOMES)

@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from blipdiff_impl.checkpoints import PARTS
-from blipdiff_impl.checkpoints.expected_shapes import expected_shapes
-from blipdiff_impl.config import (
+from blipdiff_impl.blip_diffusion.checkpoints import PARTS
+from blipdiff_impl.blip_diffusion.checkpoints.expected_shapes import expected_shapes
+from blipdiff_impl.blip_diffusion.config import (
     ImageTowerConfig,
     ModelConfig,
     QFormerConfig,
@@ -248,6 +248,14 @@ def fine_tuned_state(parts, vectors: torch.Tensor) -> dict:
         "scaler": None,
         "iters": 40,
     }
+
+
+def fine_tuned_with_qformer(parts, vectors: torch.Tensor) -> dict:
+    """The same with `qformer_train: True`: what needs a gradient is saved, so neither tower nor projection."""
+    state = fine_tuned_state(parts, vectors)
+    blip = lavis_blip_file(parts["subject_encoder"])
+    trained = {name: tensor for name, tensor in blip.items() if not name.startswith("visual_encoder.")}
+    return {**state, "model": {**state["model"], **{f"blip.{name}": tensor for name, tensor in trained.items()}}}
 
 
 def whole_model_state(parts) -> dict[str, torch.Tensor]:

@@ -1,9 +1,15 @@
 """Fixtures shared by all tests: the real ComfyUI as a server, as modules and in a browser; the DreamBench pictures.
 
-A missing host or browser fails the tests that need it; only the DreamBench data may be absent.
+A missing host or browser fails the tests that need it; only the DreamBench data may be absent. What a test needs
+decides its markers, so that `make test-fast` leaves out what is slow to start without a list that somebody keeps.
 """
 
+import signal
+from types import CodeType, FunctionType
+
 import pytest
+import torch
+from tiny_model import CONFIG, write_tiny_checkpoint
 
 from tools.browser import launched_browser, open_front_end
 from tools.client import Client
@@ -12,6 +18,53 @@ from tools.inprocess import load_comfy
 from tools.places import ROOT
 
 DREAMBENCH = ROOT.parent / "shared" / "data" / "dreambench"
+# Marker -> fixtures, or names that the code of a test or the imports of its module have, that bring it.
+NEEDS = {
+    "server": ({"host", "bare_host", "browser_page"}, {"running_host", "Client"}),
+    "browser": ({"browser", "browser_page"}, {"launched_browser"}),
+    "reference": (set(), {"run_reference"}),
+    "comfy": ({"comfy"}, {"load_comfy"}),
+}
+
+
+def pytest_configure():
+    """Let Ctrl-C and a closed terminal act in the commands that tests start: background jobs hand down that they are
+    ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+def pytest_collection_modifyitems(items):
+    """Mark each test by what it needs: ComfyUI as a server or in this process, a browser, the reference libraries,
+    other processes."""
+    for item in items:
+        for marker, (fixtures, helpers) in NEEDS.items():
+            if fixtures & set(item.fixturenames) or helpers & vars(item.module).keys():
+                item.add_marker(marker)
+        if {"subprocess", "start_run"} & names_used(item):
+            item.add_marker("process")
+
+
+def names_used(item):
+    """Names in the code of a test, of its fixtures, and of what they call in its module."""
+    module, found = vars(item.module), set()
+    fixtures = [each.func for defined in item._fixtureinfo.name2fixturedefs.values() for each in defined]
+    codes = [function.__code__ for function in (item.function, *fixtures)]
+    while codes:
+        code = codes.pop()
+        new = set(code.co_names) - found
+        found |= new
+        codes += [each for each in code.co_consts if isinstance(each, CodeType)]
+        codes += [module[name].__code__ for name in new if isinstance(module.get(name), FunctionType)]
+    return found
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport():
+    """Reports travel between processes as UTF-8, which hostile texts in the host's log are not."""
+    report = yield
+    report.sections = [(name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections]
+    return report
 
 
 @pytest.fixture(scope="session")
@@ -26,6 +79,20 @@ def host(tmp_path_factory):
 def comfy(tmp_path_factory):
     """The host's own modules in this process, and the pack's nodes: see tools.inprocess.load_comfy."""
     return load_comfy(tmp_path_factory.mktemp("comfy"))
+
+
+@pytest.fixture(scope="session")
+def load_tiny(comfy, tmp_path_factory):
+    """`load_tiny(seed=..., config=CONFIG)`: what the loader node gives for a tiny model with random weights."""
+
+    @torch.inference_mode()
+    def load(seed, config=CONFIG):
+        path = tmp_path_factory.mktemp("tiny") / "tiny.safetensors"
+        write_tiny_checkpoint(path, config, seed)
+        source = comfy.module("nodes.host.blip_diffusion.sources").Source(str(path))
+        return comfy.module("nodes.host.blip_diffusion.loader").load_model(source, "fp32")
+
+    return load
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,14 @@ def open_template(page, path):
     """Click through the template browser; returns when the canvas shows the nodes of the workflow."""
     page.evaluate("app.extensionManager.command.execute('Comfy.BrowseTemplates')")
     page.get_by_text(PACK_FOLDER, exact=True).first.click()
-    page.locator(f'[data-testid="template-workflow-{path.stem}"]').click()
+    cards, card = page.locator('[data-testid^="template-workflow-"]'), f'[data-testid="template-workflow-{path.stem}"]'
+    cards.first.wait_for()
+    for _ in range(60):  # more cards come when the last one is in view
+        if page.locator(card).count():
+            break
+        cards.last.scroll_into_view_if_needed()
+        page.wait_for_timeout(500)
+    page.locator(card).click()
     types = sorted(node["type"] for node in read(path)["nodes"])
     page.wait_for_function("types => JSON.stringify(app.graph.nodes.map(n => n.type).sort()) == types",
                            arg=json.dumps(types, separators=(",", ":")))  # fmt: skip

@@ -16,7 +16,7 @@ _WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 # What a valid value may cost: a test of thousands of steps would show nothing more than one of a single step.
 _AFFORDABLE = {
     "steps": 1, "iterations": 1, "columns": 6, "rows": 6, "batch_size": 1, "rank": 8, "resolution": 64, "levels": 5,
-    "preview_every": 0, "working_size": 256,
+    "preview_every": 0, "working_size": 256, "max_new_tokens": 4,
 }  # fmt: skip
 
 

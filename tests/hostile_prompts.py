@@ -6,17 +6,25 @@ switches have them: the host looks at neither type nor range of such values.
 
 import asyncio
 import uuid
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from fuzz_values import described, is_widget, ordinary_value
+from gill_fixtures import host_gill
+from ms_world import random_adapter, the_world
+
+from blipdiff_impl.ms_diffusion.checkpoint import save_adapter
+from blipdiff_impl.pictures.pixels import to_pillow
 
 TOYBOX = "toybox (built in, toy world only)"
 
 # What the ordinary call of a node needs beside defaults, and optional inputs that it cannot do without.
-ORDINARY = {"SubjectScene": {"prompt": "a {a} on the beach"}}
-CONNECTED = {"SubjectMatte": ("masks",), "SubjectP2PEdit": ("subject",)}
+ORDINARY = {"SubjectScene": {"prompt": "a {a} on the beach"}, "GILLPrompt": {"text": "<image1> at night"},
+            "GILLTurn": {"text": "what is <image1>?"}}  # fmt: skip
+CONNECTED = {"SubjectMatte": ("masks",), "SubjectP2PEdit": ("subject",), "GILLPrompt": ("images",),
+             "GILLTurn": ("images", "previous"), "MSDiffusionApply": ("clip_vision",)}  # fmt: skip
 
 
 class Executor:
@@ -89,7 +97,7 @@ def any_nodes(comfy, handed):
 
 @pytest.fixture(scope="module")
 def proper(comfy):
-    """A proper value for each socket type, and those for nodes that need one with a history."""
+    """A proper value for each socket type, and those for nodes that need another."""
     call = lambda name, *inputs: comfy.node(name).execute(*inputs).result  # noqa: E731
     pictures, masks = torch.rand(2, 64, 64, 3), torch.rand(2, 64, 64).round()
     with torch.inference_mode():
@@ -99,6 +107,23 @@ def proper(comfy):
         latent = {"samples": torch.randn(1, 4, 8, 8)}
         values = {"MODEL": model, "CLIP": clip, "VAE": vae, "SUBJECT_ENCODER": encoder, "SUBJECT": subject,
                   "IMAGE": pictures, "MASK": masks, "LATENT": latent, "CONDITIONING": conditioning}  # fmt: skip
+        vision = host_gill(comfy, clip)  # a tiny one, in models/gill, and what it sees pictures with
+        (gill,) = call("GILLLoader", "tiny.safetensors", "tiny-opt", "fp32", vision)
+        (said,) = call("GILLPrompt", "a cat")
+        embedding = call("GILLGenerate", gill, said)[5]
+        folder = Path(comfy.folder_paths.get_input_directory()) / "album"
+        folder.mkdir(exist_ok=True)
+        to_pillow(pictures[0]).save(folder / "a.png")
+        (index,) = call("GILLIndex", gill, "album")
+        values |= {"CLIP_VISION": vision, "GILL_MODEL": gill, "GILL_PROMPT": said, "GILL_EMBEDDING": embedding,
+                   "GILL_INDEX": index, "COMFY_AUTOGROW_V3": pictures[:1]}  # fmt: skip
+        ms = the_world(comfy)  # its MODEL, CLIP and CLIP_VISION are of Stable Diffusion XL's kind
+        adapters = Path(comfy.folder_paths.get_folder_paths("msdiffusion")[0])
+        adapters.mkdir(parents=True, exist_ok=True)
+        with torch.inference_mode(False):
+            save_adapter(random_adapter(), adapters / "small.safetensors", torch.float32, overwrite=True)
+        values |= {"MS_ADAPTER": ms.ms_adapter, "MS_SUBJECTS": ms.two(),
+                   "BOUNDING_BOX": {"x": 8, "y": 8, "width": 32, "height": 32}}  # fmt: skip
         (recording,) = call("SubjectAttentionMaps", model, conditioning, "subject", "", "all", 0.0, 1.0)
         edit = call("SubjectP2PEdit", model, clip, latent, "cat", "dog", "on a sofa", "", 0.8, 0.4, 0.3)
 
@@ -109,18 +134,21 @@ def proper(comfy):
     return values, {
         "SubjectAttentionView": {"model": recording, "samples": seen},
         "SubjectEditResult": {"model": edit[0], "samples": edited},
+        "MSDiffusionApply": {"model": ms.model, "clip": ms.clip, "clip_vision": ms.clip_vision},
+        "MSDiffusionLoader": {"adapter_name": "small.safetensors"},
+        "MSDiffusionSubject": {"image": pictures[:1], "mask": masks[:1], "box_mask": masks[:1]},
     }
 
 
 @pytest.fixture
 def graph(comfy, handed, proper):
     """A function: node id, hostile values by input, optional inputs to connect -> API prompt."""
-    values, with_history = proper
+    values, of_nodes = proper
 
     def build(name, hostile=None, optional=(), linked=()):
         handed.clear()
         hostile, info, prompt, inputs = hostile or {}, comfy.node(name).GET_NODE_INFO_V1(), {}, {}
-        special = {**ORDINARY.get(name, {}), **with_history.get(name, {})}
+        special = {**ORDINARY.get(name, {}), **of_nodes.get(name, {})}
         for input_name, kind, options, is_optional in described(info):
             if is_optional and input_name not in {*hostile, *optional, *CONNECTED.get(name, ())}:
                 continue
@@ -132,7 +160,7 @@ def graph(comfy, handed, proper):
                 value = [f"any_{input_name}", 0]
             elif isinstance(value, list):
                 value = {"__value__": value}
-            inputs[input_name] = value
+            inputs[f"{input_name}.image1" if kind == "COMFY_AUTOGROW_V3" else input_name] = value
         prompt["node"] = {"class_type": name, "inputs": inputs}
         if not info["output_node"]:
             links = {f"value{i}": ["node", i] for i in range(len(info["output"]))}

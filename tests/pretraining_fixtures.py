@@ -1,17 +1,25 @@
-"""What tests of pre-training share: a tiny checkpoint that can caption, and small shards of random pictures."""
+"""What tests of pre-training share: a tiny checkpoint that can caption, small shards of random pictures, and runs as
+users start them."""
 
 from __future__ import annotations
 
 import io
 import json
+import os
+import signal
+import subprocess
+import sys
 import tarfile
+import time
 from dataclasses import replace
 
 import numpy as np
 from PIL import Image
 from tiny_model import CONFIG, PIECES, random_parts
 
-from blipdiff_impl.checkpoints import write_single_file
+from blipdiff_impl.blip_diffusion.checkpoints import write_single_file
+from blipdiff_impl.training.settings_file import to_yaml
+from tools.places import ROOT
 
 VOCABULARY = [*PIECES, "[DEC]"]
 MODEL = replace(CONFIG, qformer=replace(CONFIG.qformer, vocab_size=len(VOCABULARY)))
@@ -62,3 +70,33 @@ def write_shards(folder, counts=(7, 5)):
         write_shard(folder / f"shard{number}.tar", samples)
         first += count
     return str(folder / "shard*.tar")
+
+
+def start_run(settings, tmp_path, processes=1):
+    """The command `pretrain` in a process of its own, as a user starts it."""
+    path = tmp_path / "settings.yaml"
+    path.write_text(to_yaml(settings), encoding="utf-8")
+    launcher = [sys.executable]
+    if processes > 1:
+        launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.Popen(
+        [*launcher, "-m", "blipdiff_impl", "pretrain", str(path)], cwd=ROOT, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+def finish_run(process):
+    """Its output, once it has ended well."""
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output[-6000:]
+    return output
+
+
+def kill_run(process, checkpoint):
+    """SIGKILL as soon as a checkpoint whose path fits the pattern is there."""
+    while process.poll() is None and not any(checkpoint.parent.glob(checkpoint.name)):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL

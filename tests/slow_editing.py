@@ -18,6 +18,15 @@ from torch import Tensor
 START, END, ROW = 49406, 49407, 77
 NEW = None  # a column of the target that no column of the source belongs to
 BETAS = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+# Cross-attention that the release takes its masks from, the two last on the way down and the three first on the way up.
+RELEASED_LAYERS = [f"{place}.transformer_blocks.0.attn2" for place in (
+    "down_blocks.2.attentions.0", "down_blocks.2.attentions.1",
+    "up_blocks.1.attentions.0", "up_blocks.1.attentions.1", "up_blocks.1.attentions.2",
+)]  # fmt: skip
+FINER_LAYERS = [f"{place}.transformer_blocks.0.attn2" for place in (
+    "down_blocks.1.attentions.0", "down_blocks.1.attentions.1",
+    "up_blocks.2.attentions.0", "up_blocks.2.attentions.1", "up_blocks.2.attentions.2",
+)]  # fmt: skip
 TRAINING_SIGMAS = (1 / (1 - BETAS).cumprod(0) - 1).sqrt()
 
 
@@ -122,6 +131,28 @@ def run(
     return Outcome(source, edit, mask, maps.margin)
 
 
+@torch.no_grad()
+def first_mask(unet, texts: dict[str, Tensor], noise: Tensor, sigma: Tensor, plan: Edit) -> tuple[Tensor, float]:
+    """The mask `[h, w]` after one evaluation from noise alone whose attention is left as it is, and its margin.
+
+    Only the layers that the mask is made from are written out, so that large pictures can be looked at.
+    """
+    maps, kept = Maps(plan, tuple(noise.shape[-2:])), {}
+
+    def keep(layer: str, probs: Tensor) -> Tensor:
+        kept[layer] = probs
+        return probs
+
+    def look(layer: str, probs: Tensor) -> Tensor:
+        maps.look(layer, kept[layer], probs)
+        return probs
+
+    start = noise.double() * (sigma.double() ** 2 + 1).sqrt()
+    for text, control in ((texts["source"], keep), (texts["edit"], look)):
+        denoised(unet, start, sigma.double(), text, control, maps.layers)
+    return maps.mask(), maps.margin
+
+
 def predict(
     unet, texts: dict[str, Tensor], source: Tensor, edit: Tensor, sigma: Tensor, cfg: float, plan: Edit, step: int, maps
 ) -> tuple[Tensor, Tensor]:
@@ -150,10 +181,11 @@ def predict(
     return results[0], results[1]
 
 
-def denoised(unet, x: Tensor, sigma: Tensor, text: Tensor, control) -> Tensor:
-    """x = x0 + sigma * eps, solved for x0. `control(layer, probs)` gives the probabilities to use."""
+def denoised(unet, x: Tensor, sigma: Tensor, text: Tensor, control, layers: list[str] | None = None) -> Tensor:
+    """x = x0 + sigma * eps, solved for x0. `control(layer, probs)` gives the probabilities to use in these layers; None
+    means all."""
     for name, module in unet.named_modules():
-        if name.endswith(("attn1", "attn2")):
+        if name.endswith(("attn1", "attn2")) and (layers is None or name in layers):
             module.set_processor(WrittenOut(name, control))
     time = (TRAINING_SIGMAS.log() - sigma.log()).abs().argmin()
     return x - sigma * unet(x / (sigma**2 + 1).sqrt(), time, text).sample
@@ -201,17 +233,15 @@ class Maps:
 
     def __init__(self, plan: Edit, latent: tuple[int, int]):
         self.plan, self.latent, self.margin = plan, latent, 1.0
-        sides = {0: latent}
-        for level in (1, 2, 3):
-            sides[level] = tuple((side + 1) // 2 for side in sides[level - 1])
-        big_enough = [level for level in sides if sides[level][0] * sides[level][1] >= 64]
-        self.level = max(big_enough)
-        self.grid = sides[self.level]
+        # The release reads five layers, which are 16x16 at 512x512 pixels. The pack reads them down to 256x256, and
+        # for the smaller pictures of these tests those of twice the sides.
+        self.layers, shrinking = (RELEASED_LAYERS, 4) if min(latent) >= 32 else (FINER_LAYERS, 2)
+        self.grid = tuple(-(-side // shrinking) for side in latent)
         self.source, self.edit = torch.zeros(self.grid).double(), torch.zeros(self.grid).double()
         self.looked = False
 
     def look(self, layer: str, source: Tensor, edit: Tensor) -> None:
-        if layer.endswith("attn2") and level_of(layer) == self.level:
+        if layer in self.layers:
             self.looked = True
             for column in self.plan.source_words:
                 self.source += source[..., column].mean(0).reshape(self.grid)

@@ -8,8 +8,8 @@ import zlib
 import numpy as np
 from PIL import Image, ImageDraw
 
-from blipdiff_impl.synthesis.photo_list import Photo, write_photos
-from blipdiff_impl.synthesis.synthesise import Sources
+from blipdiff_impl.blip_diffusion.synthesis.photo_list import Photo, write_photos
+from blipdiff_impl.blip_diffusion.synthesis.sharding.synthesise import Sources
 
 SIZE, BOX = (160, 120), (40, 30, 120, 100)  # of a photo, and of the thing in it: left, top, right, bottom
 RED = (200, 30, 30)

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from blipdiff_impl.attention_maps import (
+from blipdiff_impl.attention.maps import (
     MapRecord,
     PromptColumns,
     check_range,
@@ -13,8 +13,9 @@ from blipdiff_impl.attention_maps import (
     label_columns,
     stretched,
 )
-from blipdiff_impl.attention_sheet import contact_sheet, heat, overlay
+from blipdiff_impl.attention.overlay import heat, overlay
 from blipdiff_impl.errors import SubjectError
+from blipdiff_impl.pictures.contact_sheet import group_sheet
 
 HEADS, DIM, COLUMNS = 2, 4, 7
 PROMPT = PromptColumns(
@@ -102,6 +103,17 @@ def test_words_that_are_not_there(tokens, words, sentence):
         PROMPT.choose(tokens, words)
 
 
+@pytest.mark.parametrize("words", [(), ((",", (20,)), ("!", (21,)))])
+def test_a_prompt_without_words(words):
+    with pytest.raises(SubjectError, match="no words in it, only subject"):
+        PromptColumns(77, words, (("dog", tuple(range(1, 17))),)).choose("each word")
+
+
+@pytest.mark.parametrize("marker", ["[subject]", "[Subject]", "[ subject ]", "Subject"])
+def test_the_marker_stands_for_the_vectors(marker):
+    assert PROMPT.choose("chosen words", f"beach, {marker}") == (("beach", (21, 28)), ("subject", tuple(range(2, 18))))
+
+
 @pytest.mark.parametrize("tokens", ["subject", "each vector"])
 def test_a_prompt_without_a_subject(tokens):
     with pytest.raises(SubjectError, match="no subject in it"):
@@ -158,8 +170,13 @@ def test_overlay_keeps_the_picture_or_the_heat():
 
 def test_the_sheet_has_a_cell_and_a_label_for_each_map():
     white, black = torch.ones(11, 20, 40, 3), torch.zeros(11, 20, 40, 3)
-    sheet = contact_sheet([white, black], [f"word {i}" for i in range(10)] + ["an endless label " * 9])
-    assert sheet.shape == (1, 4 * (80 + 22), 6 * 160, 3)
-    labels = sheet[0, :22].unflatten(1, (6, 160))
-    assert all((labels[:, column] < 0.5).any() for column in range(6))
-    assert (sheet[0, 22:102] == 1).all() and not sheet[0, 226 : 226 + 80].any()
+    sheet = group_sheet([white, black], [f"word {i}" for i in range(10)] + ["an endless label " * 9])
+    height, width, label = 96 + 22 + 4, 192 + 4, 22
+    assert sheet.shape == (1, 4 * height - 4, 6 * width - 4, 3)
+    for row in (0, 2):  # the first row of each group
+        for column in range(6):
+            cell = sheet[0, row * height : (row + 1) * height, column * width : (column + 1) * width - 4]
+            assert (cell[:label] < 0.5).any()
+            assert (cell[label : label + 96] == 1 - row / 2).all()
+    rest = sheet[0, 3 * height :, 5 * width :]  # eleven maps leave the twelfth place of a group empty
+    assert (rest == 1).all()

@@ -1,6 +1,15 @@
 """`make bench` keeps the notes of docs/benchmarks.md and makes its last section anew."""
 
-from tools.bench import HEADING, PAGE, page_with
+import sys
+import time
+
+import pytest
+import torch
+
+from benchmarks import gpu  # before the host is on the path, which has a folder "tests" too
+from tools import bench
+from tools.bench import GPU_HEADING, HEADING, PAGE, page_with, page_with_gpu
+from tools.problems import Problem
 
 
 def test_notes_stay_and_the_last_section_is_new():
@@ -16,3 +25,68 @@ def test_the_page_says_where_its_numbers_come_from():
     section = page_with(PAGE.read_text(encoding="utf-8"), {}).partition(HEADING)[2]
     assert "cores of" in section or "x86_64" in section
     assert "torch " in section and "ComfyUI " in section
+
+
+def test_the_section_on_gpus_is_made_anew_and_the_others_stay():
+    page = page_with("# Benchmarks\n\nA table.\n", {"bench_a": ["ratio 1.2"]})
+    once = page_with_gpu(page, ["full: 25 steps/s"])
+    twice = page_with_gpu(once, ["full: 30 steps/s"])
+    assert once.startswith("# Benchmarks\n\nA table.\n\n" + GPU_HEADING) and "    ratio 1.2\n" in once
+    assert twice.count(GPU_HEADING) == twice.count(HEADING) == 1 and "25 steps" not in twice and "30 steps" in twice
+    assert twice.index(GPU_HEADING) < twice.index(HEADING) and twice.endswith(page.partition(HEADING)[2])
+    assert "30 steps" in page_with(twice, {})  # and the other way round
+
+
+def test_without_a_gpu_the_command_says_so_and_leaves_the_page(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    before = PAGE.read_bytes()
+    for device, sentence in (("gpu", "PyTorch sees no GPU here"), ("tpu", "DEVICE=tpu is not known")):
+        monkeypatch.setattr(sys, "argv", ["bench", device])
+        with pytest.raises(Problem, match=sentence):
+            bench.main()
+    assert PAGE.read_bytes() == before
+
+
+def test_a_benchmark_that_takes_too_long_is_ended(monkeypatch):
+    monkeypatch.setattr(sys, "executable", "yes")  # a program that prints for ever
+    assert bench._run("gpu", limit=0.2) is None
+
+
+@pytest.fixture
+def at_small(comfy):
+    """The parts of the GPU's benchmark at small sizes on the CPU, with the built-in model."""
+    small = gpu.Scale("toybox (built in, toy world only)", "toybox", "fp32", torch.float32, "cpu", 96, 2, 2, 2, 1, 8, 1)
+    return comfy, small
+
+
+def test_every_part_for_gpus_runs(at_small, capsys, monkeypatch):
+    comfy, small = at_small
+    monkeypatch.setattr(gpu, "click_to_picture", lambda *arguments: print("click"))  # 80 steps, whatever the scale
+    # Without the last part: SDXL's layers take minutes on a CPU, where bench_ms_diffusion measures them.
+    gpu.run(comfy, small, time.monotonic(), gpu.PARTS[:-1])
+    said = capsys.readouterr().out
+    for part in (
+        "fine-tuning, full",
+        "fine-tuning, lora",
+        "fine-tuning, vectors",
+        "click",
+        "zero-shot picture",
+        "editing",
+    ):
+        assert part in said
+    assert "left out" not in said
+
+
+def test_what_does_not_fit_is_said_and_the_rest_measured(at_small, capsys):
+    comfy, small = at_small
+
+    def too_large(comfy, scale):
+        raise torch.OutOfMemoryError("2 GB more")
+
+    gpu.run(comfy, small, time.monotonic(), (too_large, lambda comfy, scale: print("the next")))
+    assert capsys.readouterr().out.splitlines() == [
+        "too large: left out, it needs more memory than this GPU has free",
+        "the next",
+    ]
+    gpu.run(comfy, small, time.monotonic() - gpu.LIMIT, (too_large,))
+    assert "the time was over" in capsys.readouterr().out

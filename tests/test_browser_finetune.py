@@ -1,4 +1,5 @@
-"""Fine-tuning in the browser: bar, loss and preview on the node, a cancel that stops it, and a next run that works."""
+"""Fine-tuning in the browser: bar, loss and preview on the node, a cancel that ends the training and keeps what was
+learned, and a next run that works."""
 
 import json
 from pathlib import Path
@@ -64,14 +65,15 @@ def test_progress_preview_and_cancel(browser_page, workflow):
     assert browser_page.evaluate(f"(app.nodePreviewImages['{node}'] ?? []).length") > 0  # drawn on the node itself
 
     browser_page.evaluate("() => app.api.interrupt()")
-    browser_page.wait_for_function("() => seen.ended.length", timeout=60_000)
+    browser_page.wait_for_function("() => seen.ended.length", timeout=300_000)
     seen = browser_page.evaluate("seen")
-    assert seen["ended"] == ["execution_interrupted"]
-    assert max(value for who, value, _ in seen["values"] if who == node) < LONG / 2
+    assert seen["ended"] == ["execution_success"]  # with what was learned so far
+    steps = sorted({value for who, value, total in seen["values"] if who == node and total == LONG} - {LONG})
+    assert steps[-1] < LONG / 2  # beside the bar that is full at the end
 
     queue(browser_page, with_steps(workflow, SHORT))
     browser_page.wait_for_function("() => seen.ended.length", timeout=300_000)
     assert browser_page.evaluate("seen.ended") == ["execution_success"], browser_page.evaluate("app.lastExecutionError")
     shown = browser_page.evaluate(f"app.nodeOutputs['{node}'].images")
-    assert len(shown) == 1  # the loss curve, on the node
+    assert len(shown) == 1  # the loss curve and the last preview, on the node
     assert browser_page.errors == []

@@ -20,14 +20,20 @@ from safetensors.torch import load_file, save_file
 from tiny_judges import write_judges
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from blipdiff_impl.blip_diffusion.synthesis import lists_command
+from blipdiff_impl.blip_diffusion.synthesis.captioning import run as captioning_run
+from blipdiff_impl.blip_diffusion.synthesis.captioning.files import CaptionFile
+from blipdiff_impl.blip_diffusion.synthesis.captioning.judge import CaptionJudge, choose, names_subject, tidy
+from blipdiff_impl.blip_diffusion.synthesis.captioning.model import (
+    Captioner,
+    NucleusDraw,
+    SamplingSettings,
+    random_numbers,
+)
+from blipdiff_impl.blip_diffusion.synthesis.photo_list import Photo, read_photos, write_photos
 from blipdiff_impl.errors import CheckpointError, SubjectError
-from blipdiff_impl.evaluation.towers import ClipTower
-from blipdiff_impl.synthesis import captioning_run, lists_command
-from blipdiff_impl.synthesis.caption_files import CaptionFile
-from blipdiff_impl.synthesis.captioning import Captioner, NucleusDraw, SamplingSettings, random_numbers
-from blipdiff_impl.synthesis.captions import CaptionJudge, choose, names_subject, tidy
-from blipdiff_impl.synthesis.photo_list import Photo, read_photos, write_photos
-from blipdiff_impl.tokenizers import CLIP_END, CLIP_START, clip_ids
+from blipdiff_impl.pictures.towers import ClipTower
+from blipdiff_impl.prompts.tokenizers import CLIP_END, CLIP_START, clip_ids
 from tools.places import ROOT
 
 EXACT = 1e-5
@@ -170,7 +176,7 @@ def test_similarity_is_the_librarys(clip):
     from transformers import CLIPImageProcessor, CLIPModel
 
     captions = ["a dog", "a red car on a long road beside the sea", "?", "word " * 100]
-    model = CLIPModel.from_pretrained(clip).eval()
+    model = CLIPModel.from_pretrained(clip, local_files_only=True, trust_remote_code=False).eval()
     process = CLIPImageProcessor(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE})
     rows = [[CLIP_START, *clip_ids(text)[:75], CLIP_END] for text in captions]
     ids = torch.tensor([row + [0] * (77 - len(row)) for row in rows])
@@ -344,7 +350,7 @@ def test_folders_that_hold_no_captioner(tmp_path, clip):
     name = next(name for name in weights if "vision_model" in name)
     save_file({key: value for key, value in weights.items() if key != name}, folder / "model.safetensors",
               {"format": "pt"})  # fmt: skip
-    refused(f"lack {name} and 0 more")
+    refused(f"lack {name}; get them whole")
     (folder / "model.safetensors").write_bytes(b"\x00" * 20)
     refused("cannot be loaded")
     (folder / "model.safetensors").unlink()
@@ -458,7 +464,7 @@ import torch
 torch.set_num_threads(1)
 sys.path[:0] = [{root!r}, {root!r} + "/tests"]
 from test_captions import call
-from blipdiff_impl.synthesis.captioning_progress import UnfinishedCaptions
+from blipdiff_impl.blip_diffusion.synthesis.captioning.progress import UnfinishedCaptions
 real, calls = UnfinishedCaptions.add, []
 def add(self, records):
     calls.append(1)
@@ -490,7 +496,7 @@ def test_a_killed_run_goes_on(caption, blip, tmp_path, monkeypatch):
 
 @pytest.fixture
 def broken_off(caption, blip, monkeypatch, tmp_path):
-    """A run that was broken off after its first batch; the path of what it left."""
+    """A run that was interrupted after its first batch; the path of what it left."""
     real, calls = captioning_run._caption_batch, []
 
     def stop(*given):

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from blipdiff_impl.__main__ import main
-from blipdiff_impl.checkpoints import open_checkpoint
-from tests.checkpoint_fixtures import random_parts, write_diffusers_folder
+from blipdiff_impl.blip_diffusion.checkpoints import open_checkpoint
+from tests.checkpoint_fixtures import fine_tuned_state, random_parts, write_diffusers_folder
 
 
 @pytest.fixture
@@ -53,3 +53,19 @@ def test_inspect_of_a_broken_checkpoint(folder, capsys):
     (folder / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"")
     assert main(["inspect", str(folder)]) == 2
     assert "is empty" in capsys.readouterr().err
+
+
+def test_a_tuned_file_of_other_than_released_size_is_told_its_sizes(tmp_path, capsys):
+    """A LAVIS .pth states no sizes; they come from the model it was tuned from, or from their JSON."""
+    parts = random_parts()
+    base, tuned = tmp_path / "base.safetensors", tmp_path / "tuned.pth"
+    main(["convert", str(write_diffusers_folder(tmp_path / "model", parts)), str(base)])
+    torch.save(fine_tuned_state(parts, torch.randn(1, 4, 16)), tuned)
+    capsys.readouterr()
+    assert main(["inspect", str(tuned)]) == 2
+    (tmp_path / "sizes.json").write_text(open_checkpoint(base).config.to_json())
+    for sizes in (base, tmp_path / "sizes.json"):
+        assert main(["inspect", str(tuned), "--sizes", str(sizes)]) == 0, capsys.readouterr().err
+        written = str(tmp_path / f"from_{sizes.suffix[1:]}.safetensors")
+        assert main(["convert", str(tuned), written, "--sizes", str(sizes)]) == 0
+    assert main(["inspect", str(tuned), "--sizes", str(tmp_path / "nowhere")]) == 2

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from blipdiff_impl.checkpoints import open_checkpoint, write_single_file
+from blipdiff_impl.blip_diffusion.checkpoints import open_checkpoint, write_single_file
 from blipdiff_impl.errors import CheckpointError
 from tests.checkpoint_fixtures import (
     SMALL,

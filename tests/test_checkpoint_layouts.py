@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from blipdiff_impl.checkpoints import PARTS, convert, open_checkpoint, write_single_file
-from blipdiff_impl.checkpoints.fingerprint import fingerprint_of
-from blipdiff_impl.config import RELEASED
+from blipdiff_impl.blip_diffusion.checkpoints import PARTS, convert, open_checkpoint, write_single_file
+from blipdiff_impl.blip_diffusion.config import RELEASED
 from blipdiff_impl.errors import CheckpointError
+from blipdiff_impl.weights.fingerprint import fingerprint_of
 from tests.checkpoint_fixtures import (
     SMALL,
     VOCABULARY,
@@ -273,7 +273,7 @@ def test_convert_keeps_everything(tmp_path, parts):
 
 
 def test_opening_reads_no_weights(tmp_path, parts, monkeypatch):
-    from blipdiff_impl.checkpoints.safetensors_file import SafetensorsFile
+    from blipdiff_impl.weights.safetensors_file import SafetensorsFile
 
     folder = write_diffusers_folder(tmp_path, parts, "safetensors")
     loaded = []

@@ -1,10 +1,11 @@
-"""Published names of the fact sheet (8.3) -> canonical names, one by one."""
+"""Published names (docs/method.md 8.3) -> canonical names, one by one."""
 
 import pytest
 
-from blipdiff_impl.checkpoints.expected_shapes import expected_shapes
-from blipdiff_impl.checkpoints.renames import DIFFUSERS, LAVIS_BLIP, LAVIS_PROJECTION, rename
-from blipdiff_impl.config import RELEASED
+from blipdiff_impl.blip_diffusion.checkpoints.expected_shapes import expected_shapes
+from blipdiff_impl.blip_diffusion.checkpoints.renames import DIFFUSERS, LAVIS_BLIP, LAVIS_PROJECTION
+from blipdiff_impl.blip_diffusion.config import RELEASED
+from blipdiff_impl.weights.renames import rename
 
 LAVIS = {
     "query_tokens": ("query_tokens", (1, 16, 768)),

@@ -5,17 +5,26 @@ import math
 import pytest
 import torch
 
-from blipdiff_impl.checkpoints import PARTS
-from blipdiff_impl.checkpoints.expected_shapes import expected_shapes
-from blipdiff_impl.checkpoints.renames import DIFFUSERS, rename
-from blipdiff_impl.config import RELEASED, ModelConfig, TextEncoderConfig, UNetConfig, VAEConfig
-from blipdiff_impl.subject_module import SubjectEncoderModule
+from blipdiff_impl.blip_diffusion.checkpoints import PARTS
+from blipdiff_impl.blip_diffusion.checkpoints.expected_shapes import expected_shapes
+from blipdiff_impl.blip_diffusion.checkpoints.renames import DIFFUSERS
+from blipdiff_impl.blip_diffusion.config import RELEASED, ModelConfig
+from blipdiff_impl.blip_diffusion.subject_module import SubjectEncoderModule
+from blipdiff_impl.stable_diffusion.config import TextEncoderConfig, UNetConfig, VAEConfig
+from blipdiff_impl.weights.renames import rename
 from tests.checkpoint_fixtures import SMALL
 
 THREE_LEVELS = ModelConfig(
     text_encoder=TextEncoderConfig(hidden_size=32, num_hidden_layers=4, num_attention_heads=4, intermediate_size=64),
-    unet=UNetConfig((32, 64, 96), 1, (True, False, True), 32, 4, 8),
-    vae=VAEConfig((16, 32, 48, 48), 3, 4, 4),
+    unet=UNetConfig(
+        block_out_channels=(32, 64, 96),
+        layers_per_block=1,
+        attention_levels=(True, False, True),
+        cross_attention_dim=32,
+        num_attention_heads=4,
+        norm_num_groups=8,
+    ),
+    vae=VAEConfig(block_out_channels=(16, 32, 48, 48), layers_per_block=3, latent_channels=4, norm_num_groups=4),
 )
 
 
@@ -50,7 +59,7 @@ def test_equal_to_the_packs_subject_encoder(config):
 
 
 def test_released_counts():
-    """Entries and parameters of the published files (fact sheet 1.1)."""
+    """Entries and parameters of the published files (docs/method.md 1.1)."""
     tables = [expected_shapes(part, RELEASED) for part in PARTS]
     assert [len(table) for table in tables] == [678, 196, 686, 248]
     numbers = [sum(math.prod(shape) for shape in table.values()) for table in tables]

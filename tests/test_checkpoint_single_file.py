@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from blipdiff_impl.checkpoints import PARTS, convert, open_checkpoint, opening, write_single_file
-from blipdiff_impl.checkpoints.fingerprint import fingerprint_of
+from blipdiff_impl.blip_diffusion.checkpoints import PARTS, convert, open_checkpoint, opening, write_single_file
 from blipdiff_impl.errors import CheckpointError
+from blipdiff_impl.weights.fingerprint import fingerprint_of
 from tests.checkpoint_fixtures import SMALL, VOCABULARY, random_parts, write_diffusers_folder
 
 
@@ -164,7 +164,7 @@ def test_convert_holds_one_part_at_a_time(tmp_path, parts, monkeypatch):
     """Each part is loaded once, and the one before it is let go first."""
     import weakref
 
-    from blipdiff_impl.checkpoints import Checkpoint
+    from blipdiff_impl.blip_diffusion.checkpoints import Checkpoint
 
     folder = write_diffusers_folder(tmp_path / "folder", parts, "safetensors")
     loaded, alive, real_part = [], [], Checkpoint.part

@@ -6,8 +6,8 @@ import hashlib
 import pytest
 import torch
 
-from blipdiff_impl.checkpoints import convert, open_checkpoint, stock, write_single_file
-from blipdiff_impl.config import RELEASED
+from blipdiff_impl.blip_diffusion.checkpoints import convert, open_checkpoint, stock, write_single_file
+from blipdiff_impl.blip_diffusion.config import RELEASED
 from blipdiff_impl.errors import CheckpointError
 from tests.checkpoint_fixtures import SMALL, VOCABULARY, random_parts, save, write_diffusers_folder
 

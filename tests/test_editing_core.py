@@ -1,15 +1,18 @@
 """Editing without a host: alignment of prompts, words, refinement of attention, masks, and inversion as plain maths."""
 
+import random
+import tracemalloc
+
 import pytest
 import torch
 
-from blipdiff_impl.editing.alignment import NO_MATCH, Alignment, align, find_words
-from blipdiff_impl.editing.blend import WordMaps, choose_level, column_map, mix
-from blipdiff_impl.editing.control import Columns, refine
-from blipdiff_impl.editing.inversion import invert
-from blipdiff_impl.editing.words import compose_edit, listed, missing_word, parse_weights
+from blipdiff_impl.blip_diffusion.editing.blend import WordMaps, choose_layers, column_map, mix
+from blipdiff_impl.blip_diffusion.editing.control import Columns, refine
+from blipdiff_impl.blip_diffusion.editing.inversion import invert
 from blipdiff_impl.errors import SubjectError
-from blipdiff_impl.tokenizers import CLIP_END, CLIP_START, clip_ids
+from blipdiff_impl.prompts.alignment import NO_MATCH, Alignment, align, find_words
+from blipdiff_impl.prompts.tokenizers import CLIP_END, CLIP_START, clip_ids
+from blipdiff_impl.prompts.words import compose_edit, listed, missing_word, parse_weights
 
 VECTORS = [-1 - i for i in range(16)]
 
@@ -66,6 +69,46 @@ def test_alignments_pair_equal_tokens_in_order(source, target):
     assert pairs[0] == (0, 0) and theirs[pairs[-1][1]] == CLIP_END
 
 
+def every_alignment(source, target):
+    """All ways to pair equal symbols in order, as sets of (place in source, place in target)."""
+    if not source or not target:
+        return [()]
+    shorter = every_alignment(source[:-1], target) + every_alignment(source, target[:-1])
+    if source[-1] == target[-1]:
+        pair = (len(source) - 1, len(target) - 1)
+        shorter += [(*rest, pair) for rest in every_alignment(source[:-1], target[:-1])]
+    return list(set(shorter))
+
+
+def test_no_other_alignment_pairs_more():
+    """Every text of up to five of two letters, against every way to align it with another."""
+    dice = random.Random(5)
+    for _ in range(60):
+        texts = [[dice.choice((7, 8)) for _ in range(dice.randint(0, 5))] for _ in range(2)]
+        mapper = align(row(*texts[0]), row(*texts[1]), CLIP_END).mapper.tolist()
+        pairs = tuple((mapper[1 + j] - 1, j) for j in range(len(texts[1])) if mapper[1 + j] != NO_MATCH)
+        possible = every_alignment(*texts)
+        assert pairs in possible
+        most = [each for each in possible if len(each) == max(map(len, possible))]
+        assert len(pairs) == len(most[0])
+        # Read from the end, symbols of the target are left alone first, then those of the source.
+        assert pairs == min(most, key=lambda each: [(j, i) for i, j in reversed(each)])
+
+
+def test_long_prompts_take_little_memory():
+    """A table of all scores would take 128 MB and minutes."""
+    words = [dice_word % 3000 for dice_word in range(1, 5 * 75 * 40, 5)]
+    source = [each for at in range(0, len(words), 75) for each in row(*words[at : at + 75])]
+    target = [each for at in range(0, len(words), 75) for each in row(*words[at + 1 : at + 75])]
+    tracemalloc.start()
+    try:
+        found = align(source, target, CLIP_END)
+        assert tracemalloc.get_traced_memory()[1] < 20e6
+    finally:
+        tracemalloc.stop()
+    assert int((found.mapper == NO_MATCH).sum()) == 0
+
+
 def test_identical_prompts_align_with_themselves():
     ids = row(*clip_ids("a cat sit on sofa")) * 2
     found = align(ids, ids, CLIP_END)
@@ -91,6 +134,7 @@ def test_prompts_of_several_rows_align_across_them():
         ("a CAT on a Cat", "cat", [2, 5]),
         ("a cat sit on sofa", "dog", []),
         ("a cat sit on sofa", "", []),
+        ("a cat cat cat, cat", "cat cat", [2, 3, 4]),
     ],
 )
 def test_words_are_found_by_their_tokens(text, word, columns):
@@ -109,12 +153,17 @@ def test_texts_of_an_edit():
     assert texts.target.replace("\ue5b1", "<S>") == "a <S> dog sitting on a sofa"
     placed = compose_edit("cat", "dog", "a sofa with a [subject] on it", "a red sofa with [subject]", False)
     assert (placed.source, placed.target) == ("a sofa with a cat on it", "a red sofa with dog")
+    for marker in ("[Subject]", "[ subject ]", "[SUBJECT\n]"):
+        assert compose_edit("cat", "dog", f"a sofa with a {marker} on it", with_subject=False) == compose_edit(
+            "cat", "dog", "a sofa with a [subject] on it", with_subject=False
+        )
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [(("", "dog", "x"), "category is empty"), (("cat", " ", "x"), "category is empty"),
-     (("cat", "dog", "[subject] and [subject]"), "2 times")],
+     (("cat", "dog", "[subject] and [ Subject ]"), "2 times"),
+     (("cat", "dog", "word " * 200_000), "1000000 letters, and at most 32000")],
 )  # fmt: skip
 def test_texts_that_cannot_be_edited(arguments, said):
     with pytest.raises(SubjectError, match=said):
@@ -123,6 +172,7 @@ def test_texts_that_cannot_be_edited(arguments, said):
 
 def test_weights_of_words():
     assert parse_weights(" snow: 1.5, [subject]:2 ,") == {"snow": 1.5, "[subject]": 2.0}
+    assert parse_weights("[ Subject ]: .5") == {"[subject]": 0.5}
     assert parse_weights("") == {} and listed(" a , b c,, ") == ["a", "b c"]
     for wrong in ("snow", "snow:", ":2", "snow: much", "snow: -1", "snow: nan", "snow: 1e9", "snow: 21"):
         with pytest.raises(SubjectError, match="reweight|too large"):
@@ -133,6 +183,15 @@ def test_a_missing_word_names_those_that_are_there():
     assert (
         str(missing_word("dog", "a cat, on a sofa")) == "'dog' is not in the prompt. Its words are: a, cat, on, sofa."
     )
+
+
+def test_messages_quote_a_part_of_long_texts():
+    long = "word" * 8000
+    for text in (long, ", ".join(f"word{i}" for i in range(3000))):
+        assert len(str(missing_word(text, text))) < 1500
+        with pytest.raises(SubjectError) as refused:
+            parse_weights(text)
+        assert len(str(refused.value)) < 300
 
 
 def columns(mapper, **more):
@@ -163,13 +222,33 @@ def test_repeated_prompts_repeat_their_columns():
     assert twice.weights.tolist() == [1, 2, 3, 1, 2, 3]
 
 
+# Stable Diffusion 1.5: where its attention is, and how often the latent's sides are halved there.
+RELEASED_BLOCKS = {
+    ("input", 1): 0, ("input", 2): 0, ("input", 4): 1, ("input", 5): 1, ("input", 7): 2, ("input", 8): 2,
+    ("middle", 0): 3,
+    ("output", 3): 2, ("output", 4): 2, ("output", 5): 2, ("output", 6): 1, ("output", 7): 1, ("output", 8): 1,
+    ("output", 9): 0, ("output", 10): 0, ("output", 11): 0,
+}  # fmt: skip
+READ_BY_THE_RELEASE = {("input", 7), ("input", 8), ("output", 3), ("output", 4), ("output", 5)}
+
+
+@pytest.mark.parametrize("width", range(256, 1025, 64))
+@pytest.mark.parametrize("height", [256, 264, 512, 520, 768, 1024])
+def test_the_mask_comes_from_the_layers_that_the_release_reads(height, width):
+    assert choose_layers((height // 8, width // 8), RELEASED_BLOCKS) == READ_BY_THE_RELEASE
+
+
 @pytest.mark.parametrize(
-    ("latent", "halvings", "level"),
-    [((64, 64), {0, 1, 2, 3}, 3), ((64, 96), {0, 1, 2}, 2), ((12, 12), {1, 2}, 1), ((8, 8), {0, 1}, 0),
-     ((4, 4), {0, 1}, 0)],
+    ("latent", "blocks", "layers"),
+    [((16, 16), RELEASED_BLOCKS, {("input", 4), ("input", 5), ("output", 6), ("output", 7), ("output", 8)}),
+     ((12, 12), {("input", 4): 1, ("input", 6): 2, ("middle", 0): 2, ("output", 1): 2, ("output", 3): 1},
+      {("input", 4), ("output", 3)}),
+     ((4, 4), {("input", 1): 0, ("input", 3): 1}, {("input", 1)}),
+     ((64, 64), {("middle", 0): 3}, {("middle", 0)})],
+    ids=["128 pixels", "the embedded model", "tiny", "nothing but the middle"],
 )  # fmt: skip
-def test_level_of_the_maps(latent, halvings, level):
-    assert choose_level(latent, halvings) == level
+def test_small_pictures_take_finer_layers(latent, blocks, layers):
+    assert choose_layers(latent, blocks) == layers
 
 
 def test_the_mask_is_where_either_map_is_high():
@@ -250,3 +329,40 @@ def test_inversion_reports_and_may_be_stopped():
     with pytest.raises(KeyboardInterrupt):
         invert(lambda x, sigma: x * 0, torch.ones(1, 4, 2, 2), [0.0, 1.0, 2.0, 3.0], 1, stop)
     assert seen == [1, 2]
+
+
+def test_columns_that_are_appended_later_belong_to_both_and_to_no_word():
+    columns = Columns(
+        Alignment(torch.tensor([0, 2, -1]), torch.tensor([1.0, 1.0, 0.0])), (1,), (2,), torch.full((3,), 2.0)
+    )
+    longer = columns.extended(5)
+    assert longer.alignment.mapper.tolist() == [0, 2, -1, 3, 4] and longer.alignment.matched.tolist() == [1, 1, 0, 1, 1]
+    assert (longer.source_words, longer.edit_words) == ((1,), (2,)) and longer.weights.tolist() == [2, 2, 2, 1, 1]
+    twice = longer.repeated(2)
+    assert twice.alignment.mapper.tolist() == [0, 2, -1, 3, 4, 5, 7, -1, 8, 9] and twice.edit_words == (2, 7)
+
+
+def test_maps_of_several_sizes_and_areas_come_together_on_the_latent():
+    """A bright column at three quarters of the width, seen by layers of two sizes, or by a prompt on the right half."""
+
+    def bright(height, width, column):
+        seen = torch.zeros(1, height, width)
+        seen[..., column] = 1
+        return seen
+
+    latent, dark = (16, 32), torch.zeros(1, 4, 8)
+    sizes, right = WordMaps(), WordMaps()
+    for height, width, column in ((8, 16, 12), (5, 11, 8)):
+        sizes.add(bright(height, width, column), torch.zeros(1, height, width))
+    right.add(bright(8, 8, 4), bright(8, 8, 4), (16, 16, 0, 16))
+    for maps in (sizes, right):
+        mask = maps.mask(latent, 0.5)
+        assert mask.shape == (1, 1, *latent) and mask[..., 24:26].all() and not mask[..., :16].any()
+    # A prompt that is bright all over its area says nothing of what is outside, however near.
+    everywhere = WordMaps()
+    everywhere.add(torch.ones(1, 8, 8), torch.ones(1, 8, 8), (16, 16, 0, 16))
+    everywhere.add(dark, dark)
+    assert everywhere.mask(latent, 0.0)[..., 16:].any()
+    alone = WordMaps()
+    alone.add(bright(8, 8, 0), bright(8, 8, 0), (16, 16, 0, 16))
+    assert alone.mask(latent, 0.0)[..., 16:18].all() and not alone.mask(latent, 0.0)[..., :16].any()

@@ -5,17 +5,16 @@ of a prompt are, which column belongs to which, and how many steps a share is, s
 """
 
 import copy
-import sys
 from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from slow_editing import NEW, Edit, encode, run
+from slow_editing import NEW, Edit, encode, first_mask, run
 from tiny_model import CONFIG, PIECES, WIDTH, canonical, reference_modules
 
-from blipdiff_impl.checkpoints import write_single_file
-from blipdiff_impl.config import UNetConfig
-from blipdiff_impl.tokenizers import clip_ids
+from blipdiff_impl.blip_diffusion.checkpoints import write_single_file
+from blipdiff_impl.prompts.tokenizers import clip_ids
+from blipdiff_impl.stable_diffusion.config import UNetConfig
 
 # Of the largest value. The promise is 1e-3; float32 against float64 gives up to 3e-6 here, and an attention schedule
 # that is wrong by one late step gives 2e-4, so a tenth of the promise tells the two apart.
@@ -26,6 +25,7 @@ APART = 0.05
 # the seed and the thresholds are chosen so.
 MARGIN = 1e-5
 STEPS, SEED, SCALE, VECTORS = 10, 18, 0.18215, 16
+WIDEST = torch.tensor(14.6146)  # the noise level that every schedule begins at
 RELEASED_STRUCTURE = replace(
     CONFIG,
     unet=UNetConfig(
@@ -201,10 +201,9 @@ def reference():
 def loaded(comfy, reference, tmp_path_factory):
     path = tmp_path_factory.mktemp("parity") / "small.safetensors"
     write_single_file(path, {n: canonical(n, m) for n, m in reference.items()}, RELEASED_STRUCTURE, PIECES)
-    host = f"{comfy.pack.__name__}.nodes.host"
-    source = sys.modules[f"{host}.sources"].Source(str(path))
+    source = comfy.module("nodes.host.blip_diffusion.sources").Source(str(path))
     with torch.inference_mode():
-        return sys.modules[f"{host}.models"].load_model(source, "fp32")
+        return comfy.module("nodes.host.blip_diffusion.loader").load_model(source, "fp32")
 
 
 @pytest.fixture(scope="module")
@@ -259,9 +258,9 @@ def noise_and_sigmas(comfy, model, case):
     return noise, comfy.samplers.calculate_sigmas(sampling, "normal", total)[-(STEPS + 1) :]
 
 
-def host_edit(comfy, loaded, case):
+def host_edit(comfy, loaded, case, steps=STEPS):
     """Latents `[2 * pictures, 4, h, w]` in the UNet's scale, and the mask `[pictures, h, w]` in cells."""
-    Subject = sys.modules[f"{comfy.pack.__name__}.blipdiff_impl.subject"].Subject
+    Subject = comfy.module("blipdiff_impl.blip_diffusion.subject").Subject
     subject = Subject(vectors_of(case), "dog", "f", "a test") if case.subject else None
     inputs = {"cross_replace": 0.0, "self_replace": 0.0, "blend_threshold": 0.6, "blend": False, **case.node}
     latent = {"samples": picture(case)}
@@ -270,7 +269,7 @@ def host_edit(comfy, loaded, case):
             loaded.model, loaded.clip, latent, negative=case.negative, subject=subject, **inputs
         ).result  # fmt: skip
         samples = comfy.nodes.common_ksampler(
-            model, SEED, STEPS, case.cfg, "euler", "normal", *rest, denoise=case.denoise
+            model, SEED, steps, case.cfg, "euler", "normal", *rest, denoise=case.denoise
         )[0]
         mask = comfy.node("SubjectEditResult").execute(model, samples).result[2]
     return samples["samples"] * SCALE, mask[:, ::8, ::8]
@@ -305,6 +304,20 @@ def test_the_host_edits_like_the_slow_edit(comfy, loaded, slow, edited, name):
         assert distance(source, expected.source[0]) < TOLERANCE
         assert distance(edit, expected.edit[0]) < TOLERANCE
         assert distance(expected.edit, expected.source) > APART
+
+
+@pytest.mark.parametrize(
+    "size", [(64, 64), (32, 32), (48, 88), (65, 34)], ids=lambda size: f"{size[1] * 8}x{size[0] * 8}"
+)
+def test_the_mask_is_read_where_the_release_reads_it(comfy, loaded, reference, size):
+    """Five layers, 16x16 each at 512x512, and never the middle block."""
+    case = splice({"blend": True}, size=size, cfg=1.0, plan=BLENDED)
+    found = host_edit(comfy, loaded, case, steps=1)[1][0]
+    noise, _ = noise_and_sigmas(comfy, loaded.model, case)
+    unet = copy.deepcopy(reference["unet"]).double()
+    expected, margin = first_mask(unet, texts(reference["text_encoder"], case, 0), noise, WIDEST, case.plan)
+    assert margin > MARGIN and 0.02 < expected.mean() < 0.98
+    assert torch.equal(found > 0, expected > 0)
 
 
 WRONG = {

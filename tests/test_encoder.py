@@ -4,10 +4,10 @@ import pytest
 import torch
 from tiny_model import CONFIG, PIECES, WIDTH, random_parts
 
-from blipdiff_impl.encoder import SubjectEncoder
+from blipdiff_impl.blip_diffusion.encoder import SubjectEncoder
+from blipdiff_impl.blip_diffusion.subject import Subject
+from blipdiff_impl.blip_diffusion.subject_module import SubjectEncoderModule
 from blipdiff_impl.errors import CheckpointError, SubjectError
-from blipdiff_impl.subject import Subject
-from blipdiff_impl.subject_module import SubjectEncoderModule
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def test_see_shows_mask_and_fit(encoder):
     mask[:, :24] = 1
     seen = encoder.see(photos(2), mask, "squash")
     assert seen.shape == (2, 32, 32, 3)
-    assert seen[:, 24:].std() < 0.05 < seen[:, :8].std(), "below the mask lies the neutral ground"
+    assert seen[:, 24:].std() < 0.05 < seen[:, :8].std(), "below the mask is the neutral background"
 
 
 def test_released_names_survive_a_round_trip(weights):

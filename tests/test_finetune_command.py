@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from tiny_model import CONFIG, WIDTH, write_tiny_checkpoint
 
-from blipdiff_impl.base_fingerprint import base_fingerprint
-from blipdiff_impl.finetuning import command
-from blipdiff_impl.finetuning.lora import Factors
-from blipdiff_impl.finetuning.tuner import Learned
-from blipdiff_impl.subject_file import read_subject
+from blipdiff_impl.blip_diffusion.finetuning import command
+from blipdiff_impl.blip_diffusion.finetuning.tuner import Learned
+from blipdiff_impl.blip_diffusion.subject_file import read_subject
+from blipdiff_impl.stable_diffusion.base_fingerprint import base_fingerprint
+from blipdiff_impl.training.lora import Factors
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +57,14 @@ def test_a_folder_of_photos_becomes_one_file(run, checkpoint, method):
     if method == "full":
         assert len(saved.tuned.tensors) == len(checkpoint[1]["unet"])
     assert any(tensor.abs().max() > 0 for tensor in saved.tuned.tensors.values())
+
+
+def test_vectors_alone_become_an_embedding(run):
+    """A small file with one tensor, as textual inversion has it."""
+    path = run("--method", "vectors")
+    saved = read_subject(path)
+    assert saved.tuned is None and "2 steps of vectors" in saved.subject.source
+    assert list(load_file(path)) == ["clip_l"] and path.stat().st_size < 16 * WIDTH * 4 + 2000
 
 
 def test_a_full_tune_can_be_stored_at_low_rank(run):

@@ -1,6 +1,6 @@
 """A step of fine-tuning through the host's UNet and text encoder is the step of a plain diffusers loop.
 
-The loop below is written from the fact sheet (section 5) on diffusers' and transformers' own modules. Both sides draw
+The loop below is written from docs/method.md 5 on diffusers' and transformers' own modules. Both sides draw
 the same pictures, timesteps and noise. Tolerance: relative error (norm of the difference over norm) 1e-3. Gradients
 agree to about 1e-6 in float32; AdamW's first step divides each by its own size, so the smallest of them, near rounding,
 come out as steps of another size. The UNet has 8 groups per norm for the same reason: with one channel per group the
@@ -8,15 +8,14 @@ biases in front of a norm have no gradient at all, and rounding alone would choo
 """
 
 import dataclasses
-import sys
 
 import pytest
 import torch
 from tiny_model import CONFIG as TINY
-from tiny_model import WIDTH, reference_modules, write_tiny_checkpoint
+from tiny_model import WIDTH, reference_modules
 
-from blipdiff_impl.finetuning.draws import draws
-from blipdiff_impl.finetuning.settings import LORA_RATE
+from blipdiff_impl.blip_diffusion.finetuning.settings import LORA_RATE
+from blipdiff_impl.training.draws import draws
 
 CONFIG = dataclasses.replace(TINY, unet=dataclasses.replace(TINY.unet, norm_num_groups=8))
 STEP_TOLERANCE = 1e-3
@@ -27,12 +26,8 @@ CAPTION = [49406, 320, 1929, 49407]  # start, "a", "dog", end
 
 
 @pytest.fixture(scope="module")
-def loaded(comfy, tmp_path_factory):
-    path = tmp_path_factory.mktemp("parity") / "tiny.safetensors"
-    write_tiny_checkpoint(path, CONFIG, seed=41)
-    host = f"{comfy.pack.__name__}.nodes.host"
-    with torch.inference_mode():
-        return sys.modules[f"{host}.models"].load_model(sys.modules[f"{host}.sources"].Source(str(path)), "fp32")
+def loaded(load_tiny):
+    return load_tiny(seed=41, config=CONFIG)
 
 
 @pytest.fixture(scope="module")
@@ -122,13 +117,10 @@ def tune(comfy, loaded, subject, photos):
     return run
 
 
-def host_names():
+def host_names(comfy):
     """diffusers' name of each weight -> the host's."""
-    import comfy.utils
-
-    module = next(m for name, m in sys.modules.items() if name.endswith("nodes.host.unet"))
-    names = comfy.utils.unet_to_diffusers(module.host_config(CONFIG.unet))
-    return {canonical: f"diffusion_model.{name}" for canonical, name in names.items()}
+    config = comfy.module("nodes.host.unet").host_config(CONFIG.unet)
+    return {canonical: f"diffusion_model.{name}" for canonical, name in comfy.utils.unet_to_diffusers(config).items()}
 
 
 def relative(found, expected):
@@ -152,7 +144,7 @@ def changes(model):
 
 
 @pytest.mark.parametrize("steps", [1, 3])
-def test_full_steps_equal_the_plain_loop(reference, tune, subject, steps):
+def test_full_steps_equal_the_plain_loop(reference, tune, subject, steps, comfy):
     unet = reference.modules["unet"].requires_grad_(False)
     before = {name: p.detach().clone() for name, p in unet.named_parameters()}
     vectors = torch.nn.Parameter(subject.embeddings.clone())
@@ -161,7 +153,7 @@ def test_full_steps_equal_the_plain_loop(reference, tune, subject, steps):
     unet.requires_grad_(False).load_state_dict(before)
 
     model, tuned = tune("full", steps)
-    found, names = changes(model), host_names()
+    found, names = changes(model), host_names(comfy)
     assert found.keys() == {names[name] for name in expected}
     error = relative([found[names[name]] for name in expected], list(expected.values()))
     assert error < STEP_TOLERANCE
@@ -173,7 +165,7 @@ def test_full_steps_equal_the_plain_loop(reference, tune, subject, steps):
 def test_lora_steps_equal_the_plain_loop(reference, tune, subject, comfy, loaded, steps):
     model, tuned = tune("lora", steps)
     start = tuner_of(comfy, loaded, subject, "lora", reference.latents)
-    unet, names = reference.modules["unet"].requires_grad_(False), host_names()
+    unet, names = reference.modules["unet"].requires_grad_(False), host_names(comfy)
     pairs = {}
     for name, layer in start._layers.items():
         pairs[f"diffusion_model.{name}.weight"] = (layer.up.detach().clone(), layer.down.detach().clone())
@@ -198,18 +190,18 @@ def test_lora_steps_equal_the_plain_loop(reference, tune, subject, comfy, loaded
 
 def tuner_of(comfy, loaded, subject, method, latents):
     """The tuner that the node builds, before its first step."""
-    base = comfy.pack.__name__
-
-    def part(name):
-        return sys.modules[f"{base}.{name}"]
-
-    copies, run = part("nodes.host.finetuning.copies"), part("nodes.host.finetuning.run")
+    copies, run = (
+        comfy.module("nodes.host.blip_diffusion.finetuning.copies"),
+        comfy.module("nodes.host.blip_diffusion.finetuning.run"),
+    )
     device = torch.device("cpu")
     with torch.inference_mode(False):
         unet = copies.copy_unet(loaded.model, device)
         encoder = copies.copy_text_encoder(loaded.clip, device)
         caption = run.SubjectCaption(encoder, CAPTION[1:-1])
-        settings = run.FinetuneSettings(method, 1, RATE, BATCH, RANK, SEED)
+        settings = run.FinetuneSettings(
+            method=method, steps=1, learning_rate=RATE, batch_size=BATCH, rank=RANK, seed=SEED
+        )
         pictures = run.TrainingPictures(latents)
         predict, table = copies.predict_with(unet), run.alphas_bar(loaded.model)
         return run.Tuner(unet, predict, caption, subject.embeddings, pictures, settings, table)
@@ -233,14 +225,14 @@ def test_gradients_equal_the_plain_loop(comfy, reference, loaded, subject, monke
 
     monkeypatch.setattr(tuner._optimiser, "step", record)
     tuner.run()
-    names = host_names() | {"vectors": "vectors"}
+    names = host_names(comfy) | {"vectors": "vectors"}
     assert relative([gradients["vectors"]], [expected["vectors"]]) < GRADIENT_TOLERANCE
     assert relative([gradients[names[name]] for name in expected], list(expected.values())) < GRADIENT_TOLERANCE
 
 
 def test_the_copy_computes_what_the_host_computes(comfy, loaded):
     """Also with a LoRA on the MODEL: the copy holds the weights that sampling would use."""
-    copies = sys.modules[f"{comfy.pack.__name__}.nodes.host.finetuning.copies"]
+    copies = comfy.module("nodes.host.blip_diffusion.finetuning.copies")
     x, t, context = torch.randn(2, 4, 8, 8), torch.tensor([3, 600]), torch.randn(2, 20, WIDTH)
     patched = loaded.model.clone()
     key = "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
@@ -257,8 +249,10 @@ def test_the_copy_computes_what_the_host_computes(comfy, loaded):
 
 def test_the_text_copy_computes_what_the_host_computes(comfy, loaded):
     """With clip skip too; vectors at index 2 of a padded prompt."""
-    base = comfy.pack.__name__
-    copies, run = (sys.modules[f"{base}.nodes.host.finetuning.{name}"] for name in ("copies", "run"))
+    copies, run = (
+        comfy.module("nodes.host.blip_diffusion.finetuning.copies"),
+        comfy.module("nodes.host.blip_diffusion.finetuning.run"),
+    )
     vectors = torch.randn(1, 16, WIDTH)
     rows = [(49406, 1.0), (320, 1.0), *[(v, 1.0) for v in vectors[0]], (1929, 1.0), *[(49407, 1.0)] * 58]
     for skip in (None, -1, -2):

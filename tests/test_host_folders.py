@@ -1,7 +1,6 @@
 """Which checkpoints the loader offers, and the pictures that the example workflows need."""
 
 import os
-import sys
 
 import pytest
 from tiny_model import write_tiny_checkpoint
@@ -9,7 +8,7 @@ from tiny_model import write_tiny_checkpoint
 
 @pytest.fixture
 def modules(comfy):
-    return {name: sys.modules[f"{comfy.pack.__name__}.nodes.host.{name}"] for name in ("folders", "examples")}
+    return {"folders": comfy.module("nodes.host.folders"), "examples": comfy.module("nodes.host.examples")}
 
 
 @pytest.fixture
@@ -99,13 +98,17 @@ def test_registering_keeps_folders_of_the_user(comfy, modules, monkeypatch, tmp_
 
 def test_example_pictures_are_offered_once_and_never_overwrite(comfy, modules, monkeypatch, tmp_path):
     monkeypatch.setattr(comfy.folder_paths, "get_input_directory", lambda: str(tmp_path))
-    pictures = sorted(path.name for path in modules["examples"].PICTURES.glob("*.png"))
+    source = modules["examples"].PICTURES
+    pictures = sorted(path.relative_to(source).as_posix() for path in source.rglob("*.png"))
     assert pictures and all(name.startswith("blipdiffusion_") for name in pictures)
-    (tmp_path / pictures[0]).write_bytes(b"mine")
-    modules["examples"].offer_pictures()
-    assert sorted(path.name for path in tmp_path.iterdir()) == pictures
-    assert (tmp_path / pictures[0]).read_bytes() == b"mine"
-    assert (tmp_path / pictures[1]).read_bytes() == (modules["examples"].PICTURES / pictures[1]).read_bytes()
+    mine, inside = "blipdiffusion_house.png", pictures[0]
+    assert inside.startswith("blipdiffusion_album/")
+    (tmp_path / mine).write_bytes(b"mine")
+    for _ in range(2):
+        modules["examples"].offer_pictures()
+    assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.png")) == pictures
+    assert (tmp_path / mine).read_bytes() == b"mine"
+    assert (tmp_path / inside).read_bytes() == (source / inside).read_bytes()
 
 
 def test_a_full_disk_leaves_no_half_picture(comfy, modules, monkeypatch, tmp_path, caplog):
@@ -117,5 +120,5 @@ def test_a_full_disk_leaves_no_half_picture(comfy, modules, monkeypatch, tmp_pat
 
     monkeypatch.setattr(modules["examples"].shutil, "copyfile", half)
     modules["examples"].offer_pictures()
-    assert list(tmp_path.iterdir()) == []
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
     assert "No space left" in caplog.text

@@ -5,13 +5,12 @@ order, which leaves about 1e-6; 1e-5 gives room for other CPUs and is far below 
 """
 
 import dataclasses
-import sys
 
 import pytest
 import torch
 from tiny_model import CONFIG, canonical, random_parts, reference_modules
 
-from blipdiff_impl.config import RELEASED
+from blipdiff_impl.blip_diffusion.config import RELEASED
 
 EXACT = 1e-5
 
@@ -23,7 +22,12 @@ def relative_error(found, expected):
 @pytest.fixture(scope="module")
 def host(comfy):
     """The pack's modules that put weights into the host."""
-    return {name: sys.modules[f"{comfy.pack.__name__}.nodes.host.{name}"] for name in ("unet", "clip", "vae", "models")}
+    return {
+        "unet": comfy.module("nodes.host.unet"),
+        "clip": comfy.module("nodes.host.clip"),
+        "vae": comfy.module("nodes.host.vae"),
+        "models": comfy.module("nodes.host.blip_diffusion.loader"),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +41,7 @@ def parts(reference):
 
 
 def check_error(comfy):
-    return sys.modules[f"{comfy.pack.__name__}.blipdiff_impl.errors"].CheckpointError
+    return comfy.module("blipdiff_impl.errors").CheckpointError
 
 
 @torch.inference_mode()

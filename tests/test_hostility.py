@@ -63,9 +63,21 @@ def test_random_extreme_and_wrong_inputs(comfy, executor, graph, proper, tmp_pat
             require_sentence(*failure)
     output, temp = (Path(folder()) for folder in
                     (comfy.folder_paths.get_output_directory, comfy.folder_paths.get_temp_directory))  # fmt: skip
+    allowed = (temp, output / "subjects", output / "gill")
     for path in files_below(base) - before:
-        assert path.is_relative_to(temp) or path.is_relative_to(output / "subjects"), path
+        assert any(path.is_relative_to(folder) for folder in allowed), path
     assert not files_below(tmp_path)
+
+
+@pytest.mark.parametrize("name", node_names())
+def test_texts_without_end_are_refused_in_a_short_sentence(comfy, executor, graph, name):
+    for input_name, kind, *_ in described(comfy.node(name).GET_NODE_INFO_V1()):
+        if kind == "STRING":
+            ((error, message),) = executor.run(graph(name, {input_name: "word " * 200_000}))
+            assert error == "SubjectError" and message.startswith(f"The text of {input_name} has 1000000 letters")
+            for failure in executor.run(graph(name, {input_name: "nosuchword:" * 2900})):
+                require_sentence(*failure)
+                assert len(failure[1]) < 2000
 
 
 @pytest.mark.parametrize("name", node_names())

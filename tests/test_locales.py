@@ -104,7 +104,7 @@ def test_the_front_end_shows_the_language(browser_page, language):
         shown = browser_page.evaluate(SHOWN)
     finally:
         switch(browser_page, ENGLISH)  # the setting is the host's, which other tests share
-    names = [texts["inputs"][name]["name"] for name in ("clip", "prompt", "soft_edge")]
+    names = [texts["inputs"][name]["name"] for name in ("clip", "prompt", "soft_edge", "canvas_width", "canvas_height")]
     assert shown == [texts["display_name"], *names]
 
 

@@ -5,6 +5,8 @@ Alpha of a solve that stops at a relative residual of 2e-4 lies within 1e-3 of t
 promises 0.01 on photos); where the trimap is known it is the trimap, to the bit.
 """
 
+import os
+import subprocess
 import sys
 
 import numpy as np
@@ -15,11 +17,12 @@ from scipy.sparse import diags
 from scipy.sparse.linalg import spsolve
 
 from blipdiff_impl.errors import SubjectError
-from blipdiff_impl.matting import closed_form, library
-from blipdiff_impl.matting.closed_form import solve_alpha
-from blipdiff_impl.matting.matte import GROUNDS, Matte, matte, on_ground
-from blipdiff_impl.matting.trimap import trimap_from_confidence, trimap_from_mask
+from blipdiff_impl.pictures.matting import closed_form, library
+from blipdiff_impl.pictures.matting.closed_form import solve_alpha
+from blipdiff_impl.pictures.matting.matte import GROUNDS, Matte, matte, on_ground
+from blipdiff_impl.pictures.matting.trimap import surroundings, trimap_from_confidence, trimap_from_mask
 from tools.make_matte_sheet import photos_of, read_photo, rough_mask
+from tools.places import ROOT
 
 SOLVED = 1e-3  # mean absolute difference of alpha
 PROMISED = 1e-2
@@ -72,7 +75,7 @@ def test_the_system_is_that_of_the_whole_picture():
     """To rounding: the part of the picture that is looked at holds every window that has a say."""
     photo, trimap = noisy(40, 50), band(disc(40, 50, 12, (0.3, 0.4)))
     unknown = (trimap > 0) & (trimap < 1)
-    box = closed_form._box(unknown)
+    box = surroundings(unknown, closed_form.WINDOW_REACH)
     assert trimap[box].size < trimap.size / 2
     system, right = closed_form._linear_system(photo[box], trimap[box], unknown[box])
     whole = cf_laplacian(photo).tocsr()
@@ -96,7 +99,7 @@ def test_a_noisy_picture_is_solved_to_the_tolerance():
 def test_the_preconditioner_is_symmetric_and_positive():
     photo, trimap = noisy(30, 34), band(disc(30, 34, 9))
     unknown = (trimap > 0) & (trimap < 1)
-    box = closed_form._box(unknown)
+    box = surroundings(unknown, closed_form.WINDOW_REACH)
     system, _ = closed_form._linear_system(photo[box], trimap[box], unknown[box])
     apply = closed_form._preconditioner(system, photo[box], unknown[box])
     matrix = np.stack([apply(row) for row in np.eye(system.shape[0])])
@@ -205,7 +208,7 @@ def test_the_working_size_bounds_what_is_solved(monkeypatch):
     seen = []
     solve = closed_form.solve_alpha
     monkeypatch.setattr(
-        "blipdiff_impl.matting.matte.solve_alpha",
+        "blipdiff_impl.pictures.matting.matte.solve_alpha",
         lambda photo, trimap: seen.append(photo.shape) or solve(photo, trimap),
     )
     photo, alpha = two_coloured(100, 400, 30)
@@ -350,3 +353,17 @@ def test_the_tools_stand_in_finds_the_thing_in_its_box():
     found = rough_mask(torch.from_numpy(photo).float(), (0.25, 0.2, 0.75, 0.8)).numpy() > 0.5
     truth = alpha > 0.5
     assert (found & truth).sum() / (found | truth).sum() > 0.85
+
+
+def test_loading_the_library_leaves_pytorchs_threads_alone():
+    """numba sets its number of threads for PyTorch too; seen in a process of its own, as numba does it once."""
+    code = (
+        "import torch; from blipdiff_impl.pictures.matting.library import load_pymatting; "
+        "before = torch.get_num_threads(); load_pymatting(); print(before, torch.get_num_threads())"
+    )
+    threads = os.environ | {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "2"}
+    command = [sys.executable, "-c", code]
+    assert subprocess.run(command, env=threads, cwd=ROOT, capture_output=True, check=True).stdout.split() == [
+        b"1",
+        b"1",
+    ]

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPSegConfig, CLIPSegForImageSegmentation, CLIPTokenizer, ViTImageProcessor
 
 from blipdiff_impl.errors import CheckpointError, SubjectError
-from blipdiff_impl.matting import clipseg
-from blipdiff_impl.tokenizers import DATA, _clip_bpe
+from blipdiff_impl.pictures.matting import clipseg
+from blipdiff_impl.prompts.tokenizers import DATA, _clip_bpe
 
 EXACT = 1e-5
 LAYER = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_hidden_layers": 3}
@@ -77,7 +77,7 @@ def tokenizer(tmp_path_factory):
     files = tmp_path_factory.mktemp("vocabulary")
     (files / "vocab.json").write_text(json.dumps(_clip_bpe().get_vocab()), encoding="utf-8")
     (files / "merges.txt").write_text((DATA / "clip_merges.txt").read_text(encoding="utf-8"), encoding="utf-8")
-    return CLIPTokenizer.from_pretrained(files)
+    return CLIPTokenizer.from_pretrained(files, local_files_only=True, trust_remote_code=False)
 
 
 def pillow(photo):

@@ -4,11 +4,9 @@ Source and edit are items of one batch. Two equal items of a plain batch differ 
 batch), so "equal" means within 1e-4 of the largest value after a few guided steps, unless a test says bit by bit.
 """
 
-import sys
-
 import pytest
 import torch
-from tiny_model import WIDTH, write_tiny_checkpoint
+from tiny_model import WIDTH
 
 NEAR = 1e-4
 STEPS = 4
@@ -19,29 +17,20 @@ SAMPLERS = (
 )  # fmt: skip
 
 
-def part(comfy, name):
-    return sys.modules[f"{comfy.pack.__name__}.{name}"]
-
-
 @pytest.fixture(scope="module")
-def loaded(comfy, tmp_path_factory):
-    path = tmp_path_factory.mktemp("edit") / "tiny.safetensors"
-    write_tiny_checkpoint(path, seed=33)
-    host = f"{comfy.pack.__name__}.nodes.host"
-    source = sys.modules[f"{host}.sources"].Source(str(path))
-    with torch.inference_mode():
-        return sys.modules[f"{host}.models"].load_model(source, "fp32")
+def loaded(load_tiny):
+    return load_tiny(seed=33)
 
 
 @pytest.fixture(scope="module")
 def subject(comfy):
     vectors = torch.randn(1, 16, WIDTH, generator=torch.Generator().manual_seed(4))
-    return part(comfy, "blipdiff_impl.subject").Subject(vectors, "dog", "f", "a test")
+    return comfy.module("blipdiff_impl.blip_diffusion.subject").Subject(vectors, "dog", "f", "a test")
 
 
 @pytest.fixture(scope="module")
 def subject_error(comfy):
-    return part(comfy, "blipdiff_impl.errors").SubjectError
+    return comfy.module("blipdiff_impl.errors").SubjectError
 
 
 def empty(count=1, height=8, width=8, **more):
@@ -192,7 +181,7 @@ def test_any_size_and_guidance(prepare, sample, subject, size, cfg):
 
 
 def test_a_batch_is_several_edits(prepare, sample, comfy):
-    Subject = part(comfy, "blipdiff_impl.subject").Subject
+    Subject = comfy.module("blipdiff_impl.blip_diffusion.subject").Subject
     vectors = torch.randn(2, 16, WIDTH, generator=torch.Generator().manual_seed(9))
     both = sample(*prepare(empty(2), subject=Subject(vectors, "dog", "f")))
     assert both.shape[0] == 4
@@ -207,6 +196,20 @@ def test_long_prompts_take_several_rows(prepare, sample, subject):
     model, positive, negative, latent = prepare(prompt=long, subject=subject)
     assert positive[0][0].shape[1] > 77
     assert torch.isfinite(sample(model, positive, negative, latent)).all()
+
+
+def test_a_prompt_of_thousands_of_words(prepare):
+    positive = prepare(prompt=" ".join(f"{word}" for word in ["lamp", "rug", "sofa"] * 1000))[1]
+    assert positive[0][0].shape[1] >= 3000
+
+
+def test_markers_however_they_are_written(prepare, sample, subject):
+    for marker in ("[Subject]", "[ subject ]"):
+        chosen = {"subject": subject, "blend": False, "reweight": f"{marker}: 2"}
+        expected = prepare(prompt="a [subject] on a sofa", **{**chosen, "reweight": "[subject]: 2"})
+        model, positive, negative, latent = prepare(prompt=f"a {marker} on a sofa", **chosen)
+        assert torch.equal(positive[0][0], expected[1][0][0])
+        assert torch.equal(sample(model, positive, negative, latent), sample(*expected))
 
 
 def test_weights_change_the_edit_only(prepare, sample, subject):
@@ -270,7 +273,7 @@ def test_what_cannot_be_edited_is_said(prepare, subject_error, settings, said):
 
 
 def test_subjects_must_fit_the_latents(prepare, comfy, subject_error):
-    Subject = part(comfy, "blipdiff_impl.subject").Subject
+    Subject = comfy.module("blipdiff_impl.blip_diffusion.subject").Subject
     with pytest.raises(subject_error, match="2 subjects for 3 latents"):
         prepare(empty(3), subject=Subject(torch.randn(2, 16, WIDTH), "dog", "f"))
     with pytest.raises(subject_error, match="width 768"):
@@ -326,13 +329,80 @@ def test_results_belong_to_their_runs(prepare, sample, subject, comfy, subject_e
         masks = [result(model, {"samples": samples}).result[2] for samples in runs]
         assert not torch.equal(*masks)
         assert torch.equal(result(model, {"samples": runs[0]}).result[2], masks[0])
-        with pytest.raises(subject_error, match="not from a recent run"):
+        with pytest.raises(subject_error, match="not from a run of this MODEL"):
             result(model, {"samples": runs[0] * 1.01})
         with pytest.raises(subject_error, match="does not edit"):
             result(loaded.model, {"samples": runs[0]})
         source, edit, _, picture = result(model, {"samples": runs[0]}).result
     assert torch.equal(source["samples"], runs[0][0::2]) and torch.equal(edit["samples"], runs[0][1::2])
     assert type(picture).__name__ == "ExecutionBlocker" and "VAE" in picture.message
+
+
+CHAINED = {"source": "mug", "target": "ball", "prompt": "on a table", "blend_threshold": 0.5}
+
+
+@pytest.mark.parametrize("sampler", ["euler", "uni_pc"])
+def test_an_edit_on_the_model_of_another_takes_its_place(prepare, sample, subject, comfy, sampler):
+    left, result = torch.zeros(1, 64, 64), comfy.node("SubjectEditResult").execute
+    left[..., :32] = 1
+    first = prepare(subject=subject, mask=left)
+    second, alone = prepare(**CHAINED, model=first[0]), prepare(**CHAINED)
+    samples = sample(*second, sampler=sampler)
+    assert torch.equal(samples, sample(*alone, sampler=sampler))
+    with torch.inference_mode():
+        masks = [result(each[0], {"samples": samples}).result[2] for each in (second, alone)]
+    assert torch.equal(*masks)
+    # The first one's own MODEL is as it was.
+    samples = sample(*first, sampler=sampler)
+    assert torch.equal(samples, sample(*prepare(subject=subject, mask=left), sampler=sampler))
+    with torch.inference_mode():
+        assert torch.equal(result(first[0], {"samples": samples}).result[2], left)
+
+
+def test_a_picture_is_edited_twice_with_models_in_a_row(prepare, sample, comfy, loaded, subject):
+    """Edit, take the edited picture, invert it and edit it again, each with the MODEL of the node before."""
+
+    def twice(chained):
+        with torch.inference_mode():
+            model, *rest = prepare(subject=subject)
+            samples = {"samples": sample(model, *rest)}
+            edited = comfy.node("SubjectEditResult").execute(model, samples).result[1]
+            model = model if chained else loaded.model
+            inverted = comfy.node("SubjectInvert").execute(model, loaded.clip, edited, "dog", "on a sofa", STEPS)[0]
+        return sample(*prepare(inverted, source="dog", target="cat", model=model))
+
+    assert torch.equal(twice(True), twice(False))
+
+
+def test_prompts_of_two_edits_in_one_run(prepare, sample, comfy):
+    """The last edit's settings hold for both, with each one's own columns."""
+    first = prepare(blend=False)
+    model, positive, negative, latent = prepare(**CHAINED, blend=False, model=first[0])
+    both = sample(model, positive + first[1], negative, latent)
+    assert torch.isfinite(both).all() and not near(both[1], both[0])
+    same = [prepare(source=each, target=each, blend=False)[1] for each in ("cat", "mug")]
+    assert near(*sample(model, same[0] + same[1], negative, latent))
+
+
+def test_a_run_without_prompts_of_an_edit_is_plain(prepare, sample, comfy, loaded, subject, subject_error):
+    model, positive, negative, latent = prepare(subject=subject, mask=torch.ones(1, 64, 64))
+    plain = [[cond, {}] for cond, _ in positive]
+    one = [[cond[:1], {}] for cond, _ in positive]
+    assert torch.equal(sample(model, one, negative, empty()), sample(loaded.model, one, negative, empty()))
+    samples = sample(model, plain, negative, latent, seed=77)  # not those of an edit with all controls at 0
+    assert torch.equal(samples, sample(loaded.model, plain, negative, latent, seed=77))
+    with pytest.raises(subject_error, match="another positive prompt made them"):
+        comfy.node("SubjectEditResult").execute(model, {"samples": samples})
+
+
+def test_soft_edges_with_a_sampler_that_stops_short(prepare, sample, subject):
+    """uni_pc ends just before the picture: the last bit is the source's where the mask is black, and only there."""
+    mask = torch.zeros(1, 64, 64)
+    mask[:, :, :24], mask[:, :, 24:48] = 1, 0.3
+    source, edit = sample(*prepare(subject=subject, mask=mask), sampler="uni_pc")
+    apart = (edit - source).abs().amax(0)
+    assert not apart[:, 6:].any()
+    assert (apart[:, :6] > 0).all()
 
 
 @pytest.mark.parametrize("feather", [0, 1, 7, 64])
@@ -357,7 +427,9 @@ def test_originals_of_other_sizes(prepare, sample, subject, comfy, loaded, subje
     with torch.inference_mode():
         run = comfy.node("SubjectEditResult").execute
         assert run(model, samples, loaded.vae, torch.rand(1, 70, 64, 3)).result[3].shape == (1, 64, 64, 3)
-        sizes = {(1, 96, 64, 3): "64x96 pixels, the edit 64x64", (3, 64, 64, 3): "3 originals"}
+        assert run(model, samples, loaded.vae, torch.rand(1, 64, 64, 1)).result[3].shape == (1, 64, 64, 3)
+        sizes = {(1, 96, 64, 3): "64x96 pixels, the edit 64x64", (3, 64, 64, 3): "3 originals",
+                 (1, 64, 64, 2): "The original has the shape", (64, 64, 3): "The original has the shape"}  # fmt: skip
         for size, said in sizes.items():
             wrong = torch.rand(size)
             with pytest.raises(subject_error, match=said):

@@ -1,22 +1,15 @@
 """SubjectEncoder on the real host: what it gives, how the host may treat its network, and what it must refuse."""
 
-import sys
-
 import pytest
 import torch
-from tiny_model import CONFIG, WIDTH, write_tiny_checkpoint
+from tiny_model import CONFIG, WIDTH
 
 SIDE = CONFIG.image_tower.image_size
 
 
 @pytest.fixture(scope="module")
-def encoder(comfy, tmp_path_factory):
-    path = tmp_path_factory.mktemp("encode") / "tiny.safetensors"
-    write_tiny_checkpoint(path, seed=21)
-    host = f"{comfy.pack.__name__}.nodes.host"
-    source = sys.modules[f"{host}.sources"].Source(str(path))
-    with torch.inference_mode():
-        return sys.modules[f"{host}.models"].load_model(source, "fp32").encoder
+def encoder(load_tiny):
+    return load_tiny(seed=21).encoder
 
 
 @pytest.fixture
@@ -34,7 +27,7 @@ def encode(comfy, encoder):
 
 @pytest.fixture(scope="module")
 def subject_error(comfy):
-    return sys.modules[f"{comfy.pack.__name__}.blipdiff_impl.errors"].SubjectError
+    return comfy.module("blipdiff_impl.errors").SubjectError
 
 
 def photos(count=1, height=40, width=64, channels=3, seed=0):

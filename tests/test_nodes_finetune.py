@@ -1,24 +1,20 @@
 """SubjectFinetune in the real host: what it delivers, what it leaves alone, how it stops, and what it refuses."""
 
 import hashlib
-import importlib
-import sys
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tiny_model import CONFIG, WIDTH, write_tiny_checkpoint
 
 SIDE = 64
 
 
 @pytest.fixture(scope="module")
-def loaded(comfy, tmp_path_factory):
-    path = tmp_path_factory.mktemp("finetune") / "tiny.safetensors"
-    write_tiny_checkpoint(path, seed=51)
-    host = f"{comfy.pack.__name__}.nodes.host"
-    with torch.inference_mode():
-        return sys.modules[f"{host}.models"].load_model(sys.modules[f"{host}.sources"].Source(str(path)), "fp32")
+def loaded(load_tiny):
+    return load_tiny(seed=51)
 
 
 @pytest.fixture(scope="module")
@@ -34,12 +30,12 @@ def subject(loaded, photos):
 
 @pytest.fixture(scope="module")
 def run_module(comfy):
-    return importlib.import_module(f"{comfy.pack.__name__}.nodes.host.finetuning.run")
+    return comfy.module("nodes.host.blip_diffusion.finetuning.run")
 
 
 @pytest.fixture(scope="module")
 def subject_error(comfy):
-    return sys.modules[f"{comfy.pack.__name__}.blipdiff_impl.errors"].SubjectError
+    return comfy.module("blipdiff_impl.errors").SubjectError
 
 
 @pytest.fixture
@@ -127,7 +123,7 @@ def test_it_stacks_with_loras_and_on_itself(comfy, finetune, loaded, subject, un
     predictions = [eps(comfy, model, subject) for model in (loaded.model, patched, once, twice)]
     for one, other in zip(predictions[:-1], predictions[1:], strict=True):
         assert (one - other).abs().max() > 1e-5
-    record = sys.modules[f"{comfy.pack.__name__}.nodes.host.tuning_record"].tuning_of(twice)
+    record = comfy.module("nodes.host.blip_diffusion.tuning_record").tuning_of(twice)
     assert (record.steps, record.method, record.earlier.steps) == (3, "full", 3)
     assert key in record.patches and patched.patches[key][0][1] is twice.patches[key][0][1]
 
@@ -157,7 +153,7 @@ def test_options_change_the_result(finetune, photos):
     assert torch.equal(finetune(masks=masks).result[1].embeddings, plain)
 
 
-@pytest.mark.parametrize("changes", [{}, {"method": "lora"}, {"precision": "bf16"}])
+@pytest.mark.parametrize("changes", [{}, {"method": "lora"}, {"method": "vectors"}, {"precision": "bf16"}])
 def test_the_bar_moves_and_shows_previews(comfy, finetune, monkeypatch, changes):
     seen = []
     monkeypatch.setattr(
@@ -167,8 +163,12 @@ def test_the_bar_moves_and_shows_previews(comfy, finetune, monkeypatch, changes)
     steps = [(done, total) for done, total, _ in seen if total == 4]
     assert steps[0] == (0, 4) and steps[-1] == (4, 4)
     pictures = [preview for _, total, preview in seen if total == 4 and preview]
-    assert [kind for kind, _, _ in pictures] == ["JPEG", "JPEG"] and pictures[0][1].size == (SIDE, SIDE)
+    assert [kind for kind, _, _ in pictures] == ["JPEG"] * 3 and pictures[0][1].size == (SIDE, SIDE)
     assert pictures[0][1].tobytes() != pictures[1][1].tobytes()
+    both = pictures[2][1]  # the last preview, and beside it the curve
+    assert both.size == (960, 480)
+    left = both.crop((0, 0, 480, 480)).resize((SIDE, SIDE), Image.Resampling.BOX)
+    assert np.abs(np.asarray(left, float) - np.asarray(pictures[1][1], float)).mean() < 8
 
 
 def cancel_after(comfy, run_module, monkeypatch, steps):
@@ -188,7 +188,7 @@ def cancel_after(comfy, run_module, monkeypatch, steps):
 def test_cancel_stops_within_a_step(comfy, finetune, run_module, monkeypatch, unchanged):
     count = cancel_after(comfy, run_module, monkeypatch, 2)
     with pytest.raises(comfy.model_management.InterruptProcessingException):
-        finetune(steps=50)
+        finetune(steps=50, keep_on_cancel=False)
     assert len(count) == 3
     monkeypatch.undo()
     assert finetune().result  # the host is usable
@@ -197,10 +197,42 @@ def test_cancel_stops_within_a_step(comfy, finetune, run_module, monkeypatch, un
 def test_cancel_can_keep_what_was_learned(comfy, finetune, run_module, monkeypatch, unchanged):
     whole = finetune(steps=2).result[1].embeddings
     cancel_after(comfy, run_module, monkeypatch, 2)
-    model, tuned, curve = finetune(steps=50, keep_on_cancel=True).result
+    model, tuned, curve = finetune(steps=50).result
     assert torch.equal(tuned.embeddings, whole) and "2 steps" in tuned.source
     assert model.patches and ((curve[..., 0] > 0.8) & (curve[..., 1] < 0.6)).any()  # the curve says so in red
     comfy.model_management.throw_exception_if_processing_interrupted()  # nothing is left to interrupt the next node
+
+
+def test_vectors_alone_leave_the_model_as_it_is(comfy, finetune, loaded, subject, unchanged):
+    model, tuned, _ = finetune(method="vectors").result
+    assert model is loaded.model and not torch.equal(tuned.embeddings, subject.embeddings)
+    assert "3 steps of vectors" in tuned.source
+    with torch.inference_mode():
+        name, report = comfy.node("SubjectSave").execute(tuned, "vectors_alone", model).result
+        loaded_again = comfy.node("SubjectLoad").execute(name).result[1]
+    assert "weights" not in report and torch.equal(loaded_again.embeddings, tuned.embeddings)
+
+
+def test_what_is_said_while_it_runs(comfy, finetune, monkeypatch):
+    said = []
+    progress = comfy.module("nodes.host.blip_diffusion.finetuning.progress")
+    monkeypatch.setattr(progress, "say_on_node", lambda text, node: said.append(text))
+    monkeypatch.setattr(progress, "_TEXT_SECONDS", -1.0)
+    finetune(steps=3)
+    assert [text.split(",")[0] for text in said] == ["step 1 of 3", "step 2 of 3", "step 3 of 3"]
+    assert all("loss " in text for text in said) and " s left\n" in said[0]
+    assert "Cancel keeps what was learned" in said[0] and "took" in said[-1] and "Cancel" not in said[-1]
+    said.clear()
+    finetune(steps=2, keep_on_cancel=False)
+    assert "Cancel" not in said[0]
+
+
+def test_a_new_node_does_not_train_again_at_the_next_run(comfy):
+    """The seed stays, and keeping what was learned is on where everybody sees it."""
+    inputs = comfy.node("SubjectFinetune").GET_NODE_INFO_V1()["input"]
+    assert inputs["required"]["seed"][1]["control_after_generate"] == "fixed"
+    keep = inputs["optional"]["keep_on_cancel"][1]
+    assert keep["default"] is True and not keep.get("advanced")
 
 
 def test_cancel_before_anything_was_learned_ends_the_prompt(comfy, finetune, run_module, monkeypatch):
@@ -288,7 +320,7 @@ NAMES = ["no photo", "NaN photo", "empty mask", "mask of another size", "0 steps
 
 @pytest.mark.parametrize("name", NAMES)
 def test_bad_input_is_refused_with_a_sentence(comfy, finetune, loaded, subject, photos, subject_error, name):
-    kinds = sys.modules[f"{comfy.pack.__name__}.blipdiff_impl.subject"]
+    kinds = comfy.module("blipdiff_impl.blip_diffusion.subject")
     cases = bad_inputs(loaded, subject, photos, kinds)
     assert list(cases) == NAMES
     changes, sentence = cases[name]
@@ -354,10 +386,9 @@ def test_other_models_are_refused(comfy, finetune, subject_error, kind, sentence
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_models_in_16_bit_can_be_tuned(comfy, finetune, subject, tmp_path, precision, method):
     write_tiny_checkpoint(tmp_path / "half.safetensors", seed=51)
-    host = f"{comfy.pack.__name__}.nodes.host"
-    source = sys.modules[f"{host}.sources"].Source(str(tmp_path / "half.safetensors"))
+    source = comfy.module("nodes.host.blip_diffusion.sources").Source(str(tmp_path / "half.safetensors"))
     with torch.inference_mode():
-        half = sys.modules[f"{host}.models"].load_model(source, precision)
+        half = comfy.module("nodes.host.blip_diffusion.loader").load_model(source, precision)
     model, tuned, _ = finetune(model=half.model, clip=half.clip, method=method).result
     assert torch.isfinite(tuned.embeddings).all()
     for entries in model.patches.values():

@@ -4,8 +4,6 @@ what is refused.
 One batch and single runs are the same sums in another order: 1e-4 of the largest value after 3 steps.
 """
 
-import sys
-
 import pytest
 import torch
 from tiny_model import CONFIG, WIDTH, canonical, reference_modules
@@ -13,13 +11,9 @@ from tiny_model import CONFIG, WIDTH, canonical, reference_modules
 BATCHED = 1e-4
 
 
-def part(comfy, name):
-    return sys.modules[f"{comfy.pack.__name__}.{name}"]
-
-
 @pytest.fixture(scope="module")
 def make_subject(comfy):
-    Subject = part(comfy, "blipdiff_impl.subject").Subject
+    Subject = comfy.module("blipdiff_impl.blip_diffusion.subject").Subject
 
     def make(seed, category="dog", fingerprint="f", count=1, width=WIDTH):
         vectors = torch.randn(count, 16, width, generator=torch.Generator().manual_seed(seed))
@@ -35,7 +29,7 @@ def subjects(make_subject):
 
 @pytest.fixture(scope="module")
 def subject_error(comfy):
-    return part(comfy, "blipdiff_impl.errors").SubjectError
+    return comfy.module("blipdiff_impl.errors").SubjectError
 
 
 @pytest.fixture
@@ -66,13 +60,13 @@ def modules():
 
 @pytest.fixture(scope="module")
 def clip(comfy, modules):
-    load = part(comfy, "nodes.host.clip").load_clip
+    load = comfy.module("nodes.host.clip").load_clip
     return load(canonical("text_encoder", modules["text_encoder"]), CONFIG.text_encoder, torch.float32)
 
 
 @pytest.fixture(scope="module")
 def model(comfy, modules):
-    return part(comfy, "nodes.host.unet").load_unet(canonical("unet", modules["unet"]), CONFIG.unet, torch.float32)
+    return comfy.module("nodes.host.unet").load_unet(canonical("unet", modules["unet"]), CONFIG.unet, torch.float32)
 
 
 @pytest.mark.parametrize("mode", ["lerp", "slerp"])

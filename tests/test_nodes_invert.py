@@ -4,22 +4,17 @@ Random weights predict noise that hardly depends on the latent, so they invert w
 where the methods differ. It also says how well a picture may come back at all: as well as its VAE gives it.
 """
 
-import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from blipdiff_impl.toybox.render import render_picture
-from blipdiff_impl.toybox.world import HELD_OUT_SEED, subject_from_seed
+from blipdiff_impl.toy_world.render import render_picture
+from blipdiff_impl.toy_world.world import HELD_OUT_SEED, subject_from_seed
 
 STEPS = 12
 PROMPT = "in the snow"
-
-
-def part(comfy, name):
-    return sys.modules[f"{comfy.pack.__name__}.{name}"]
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +38,7 @@ def clean(loaded, picture):
 
 @pytest.fixture(scope="module")
 def subject_error(comfy):
-    return part(comfy, "blipdiff_impl.errors").SubjectError
+    return comfy.module("blipdiff_impl.errors").SubjectError
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +145,7 @@ def test_the_ground_of_the_edit_is_the_pictures_own(comfy, edit, inverted, clean
     assert (result[1]["samples"] - clean)[cells].abs().max() < 1e-3
 
 
-def test_noise_of_the_sampler_plays_no_part(comfy, edit, inverted):
+def test_noise_of_the_sampler_plays_no_part(edit, inverted):
     first, second = (edit(inverted)[1] for _ in range(2))
     assert torch.equal(first, second)
 

@@ -1,11 +1,15 @@
 """SubjectModelLoader on the real host: layouts, precision, fine-tuned files, and what it says when something lacks."""
 
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from checkpoint_fixtures import fine_tuned_state, write_component_configs, write_diffusers_folder
+from checkpoint_fixtures import (
+    fine_tuned_state,
+    fine_tuned_with_qformer,
+    write_component_configs,
+    write_diffusers_folder,
+)
 from tiny_model import CONFIG, PIECES, WIDTH, write_tiny_checkpoint
 
 TOYBOX = "toybox (built in, toy world only)"
@@ -36,7 +40,7 @@ def load(comfy):
 
 @pytest.fixture(scope="module")
 def checkpoint_error(comfy):
-    return sys.modules[f"{comfy.pack.__name__}.blipdiff_impl.errors"].CheckpointError
+    return comfy.module("blipdiff_impl.errors").CheckpointError
 
 
 def make_picture(comfy, loaded, steps=3, seed=5):
@@ -115,6 +119,68 @@ def test_a_fine_tuned_file_takes_the_rest_from_its_base(comfy, load, folder, par
     assert torch.equal(vae.get_sd()["quant_conv.weight"], base[2].get_sd()["quant_conv.weight"])
 
 
+def doubled(parts):
+    return {part: {name: 2 * tensor for name, tensor in tensors.items()} for part, tensors in parts.items()}
+
+
+def test_a_fine_tuned_qformer_comes_with_the_tower_of_its_base(load, folder, parts, caplog):
+    """Tensor by tensor: what the file holds is its own, tower and projection are those of the base."""
+    torch.save(fine_tuned_with_qformer(doubled(parts), torch.ones(1, VECTORS, WIDTH)), folder / "trained.pth")
+    with caplog.at_level("INFO"):
+        module = load("trained.pth", base_model="tiny.safetensors")[3].encoder.module
+    found, untrained = module.canonical_state_dict(), ("visual_encoder.", "proj_layer.")
+    for name, tensor in parts["subject_encoder"].items():
+        frozen = name.startswith(untrained) and "post_layernorm" not in name
+        assert torch.equal(found[name], tensor if frozen else 2 * tensor), name
+    (sentence,) = [line for line in caplog.messages if "trained.pth" in line and "tiny.safetensors" in line]
+    frozen = sum(n.startswith(untrained) and "post_layernorm" not in n for n in parts["subject_encoder"])
+    assert f"{len(parts['subject_encoder']) - frozen} tensors of trained.pth" in sentence
+    assert f"{frozen} of its base model tiny.safetensors" in sentence
+
+
+def test_the_encoder_of_two_files_has_a_name_of_its_own(load, folder, parts):
+    """Subjects remember which encoder made them."""
+    torch.save(fine_tuned_with_qformer(doubled(parts), torch.ones(1, VECTORS, WIDTH)), folder / "named.pth")
+    found = load("named.pth", base_model="tiny.safetensors")[3].encoder.fingerprint
+    torch.save(fine_tuned_with_qformer(parts, torch.ones(1, VECTORS, WIDTH)), folder / "same.pth")
+    base = load("tiny.safetensors")[3].encoder.fingerprint
+    assert found != base
+    assert load("same.pth", base_model="tiny.safetensors")[3].encoder.fingerprint == base
+
+
+def test_a_fine_tuned_qformer_alone_asks_for_its_base(load, folder, parts, checkpoint_error):
+    from blipdiff_impl.blip_diffusion.checkpoints import open_checkpoint
+    from blipdiff_impl.errors import CheckpointError
+
+    torch.save(fine_tuned_with_qformer(parts, torch.ones(1, VECTORS, WIDTH)), folder / "towerless.pth")
+    with pytest.raises(CheckpointError, match="towerless.pth.*tensors are missing.*Choose as base_model"):
+        open_checkpoint(folder / "towerless.pth", CONFIG).part("subject_encoder")
+    with pytest.raises(checkpoint_error, match="towerless.pth.*another size"):
+        load("towerless.pth", base_model=TOYBOX)
+
+
+def test_the_union_of_file_and_base_is_checked_strictly(load, folder, parts, checkpoint_error):
+    """What neither holds is named; what does not belong is named; a shape of another model is named."""
+    base = {name: dict(tensors) for name, tensors in parts.items()}
+    del base["subject_encoder"]["proj_layer.dense1.bias"]
+    write_diffusers_folder(folder / "lacking", base, config=CONFIG)
+    for vocabulary in (folder / "lacking").rglob("vocab.txt"):
+        vocabulary.write_text("\n".join(PIECES))
+    state = fine_tuned_with_qformer(parts, torch.ones(1, VECTORS, WIDTH))
+    torch.save(state, folder / "strict.pth")
+    with pytest.raises(checkpoint_error, match="strict.pth.*1 tensor is missing: proj_layer.dense1.bias"):
+        load("strict.pth", base_model="lacking")
+    state["model"]["blip.Qformer.bert.pooler.dense.weight"] = torch.zeros(2, 2)
+    torch.save(state, folder / "strict.pth")
+    with pytest.raises(checkpoint_error, match="1 tensor is unexpected: Qformer.bert.pooler"):
+        load("strict.pth", base_model="tiny.safetensors")
+    del state["model"]["blip.Qformer.bert.pooler.dense.weight"]
+    state["model"]["blip.ln_vision.weight"] = torch.zeros(7)
+    torch.save(state, folder / "strict.pth")
+    with pytest.raises(checkpoint_error, match="of another shape: visual_encoder.post_layernorm.weight .found 7"):
+        load("strict.pth", base_model="tiny.safetensors")
+
+
 def test_a_fine_tuned_file_alone_asks_for_its_base(load, folder, parts, checkpoint_error):
     torch.save(fine_tuned_state(parts, torch.randn(1, VECTORS, WIDTH)), folder / "alone.pth")
     with pytest.raises(checkpoint_error, match="UNet, subject vectors.*base_model"):
@@ -124,7 +190,7 @@ def test_a_fine_tuned_file_alone_asks_for_its_base(load, folder, parts, checkpoi
 def test_a_base_of_other_sizes_is_refused(load, folder, parts, checkpoint_error):
     import dataclasses
 
-    from blipdiff_impl.checkpoints import write_single_file
+    from blipdiff_impl.blip_diffusion.checkpoints import write_single_file
 
     other = dataclasses.replace(CONFIG, picture_size=96)
     write_single_file(folder / "only-unet.safetensors", {"unet": parts["unet"]}, other, PIECES)
@@ -143,7 +209,8 @@ def test_a_missing_checkpoint_is_reported_with_folders_and_what_is_there(comfy, 
     validate = comfy.node("SubjectModelLoader").validate_inputs
     sentence = validate(model_name="missing.safetensors")
     assert "missing.safetensors" in sentence and str(folder) in sentence and "tiny.safetensors" in sentence
-    assert "no checkpoint 'gone'" in validate(model_name="tiny.safetensors", base_model="gone")
+    sentence = validate(model_name="tiny.safetensors", base_model="gone")
+    assert sentence.startswith("base_model: ") and "no checkpoint 'gone'" in sentence
     assert validate() is True
     with pytest.raises(checkpoint_error, match="missing.safetensors"):
         load("missing.safetensors")

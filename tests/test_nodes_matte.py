@@ -1,8 +1,6 @@
 """Subject Matte in the real host: from a mask and from a category, batches, what is refused, and what goes on into the
 encoder. CLIPSeg has random weights, so what it finds means nothing and is only compared with the method itself."""
 
-import sys
-
 import pytest
 import torch
 from test_matting_clipseg import write_tiny_clipseg
@@ -13,7 +11,7 @@ NONE = "(none: connect a mask)"
 @pytest.fixture
 def pack(comfy):
     def module(name):
-        return sys.modules[f"{comfy.pack.__name__}.{name}"]
+        return comfy.module(name)
 
     return module
 
@@ -68,7 +66,7 @@ def test_a_rough_mask_becomes_an_exact_one(cut):
 
 
 def test_the_default_ground_is_the_encoders(cut, pack):
-    neutral = torch.tensor(pack("blipdiff_impl.preprocess").CLIP_MEAN)
+    neutral = torch.tensor(pack("blipdiff_impl.pictures.preprocess").CLIP_MEAN)
     image, alpha, _ = cut(photos(), masks=rough(), edge_width=0.1)
     torch.testing.assert_close(image[0, 0, 0], neutral)
     image, alpha, _ = cut(photos(), masks=rough(), edge_width=0.1, ground="white")
@@ -95,7 +93,7 @@ def test_grey_and_transparent_pictures(cut):
 
 
 def test_the_category_goes_through_clipseg(cut, pack, segmenter, root):
-    clipseg, trimap = pack("blipdiff_impl.matting.clipseg"), pack("blipdiff_impl.matting.trimap")
+    clipseg, trimap = pack("blipdiff_impl.pictures.matting.clipseg"), pack("blipdiff_impl.pictures.matting.trimap")
     network = clipseg.load_clipseg(root / segmenter)
     expected = [
         trimap.trimap_from_confidence(clipseg.confidence(network, photo, "dog"), 0.7, 0.3) for photo in photos(2)
@@ -199,8 +197,8 @@ def test_the_inputs_are_left_as_they_were(cut):
 
 def test_the_cut_out_goes_into_the_encoder(comfy, cut, pack):
     image, alpha, _ = cut(photos(), masks=rough())
-    pack("blipdiff_impl.preprocess").check_photos(image)
-    pack("blipdiff_impl.preprocess").check_masks(alpha, image)
+    pack("blipdiff_impl.pictures.preprocess").check_photos(image)
+    pack("blipdiff_impl.pictures.preprocess").check_masks(alpha, image)
     toybox = comfy.node("SubjectModelLoader").define_schema().inputs[0].default
     with torch.inference_mode():
         encoder = comfy.node("SubjectModelLoader").execute(toybox, "fp32").result[3]

@@ -4,8 +4,6 @@ Both run float32 on the CPU. The host works in the variance-exploding scale and 
 are taken in another order: about 1e-6 a step. 1e-4 over ten guided steps is a tenth of what is promised for latents.
 """
 
-import sys
-
 import pytest
 import torch
 from tiny_model import CONFIG, canonical, reference_modules
@@ -21,7 +19,7 @@ def unet():
 
 @pytest.fixture(scope="module")
 def model(comfy, unet):
-    load_unet = sys.modules[f"{comfy.pack.__name__}.nodes.host.unet"].load_unet
+    load_unet = comfy.module("nodes.host.unet").load_unet
     return load_unet(canonical("unet", unet), CONFIG.unet, torch.float32)
 
 

@@ -7,13 +7,12 @@ Where the host is compared with itself the result must be the same to the bit.
 
 import copy
 import dataclasses
-import sys
 
 import pytest
 import torch
 from tiny_model import CONFIG, WIDTH, canonical, reference_modules
 
-from blipdiff_impl.tokenizers import clip_ids
+from blipdiff_impl.prompts.tokenizers import clip_ids
 
 EXACT = 1e-5
 START, END = 49406, 49407
@@ -22,12 +21,12 @@ VECTORS = 16
 
 @pytest.fixture(scope="module")
 def text_module(comfy):
-    return sys.modules[f"{comfy.pack.__name__}.nodes.host.text"]
+    return comfy.module("nodes.host.blip_diffusion.prompt")
 
 
 @pytest.fixture(scope="module")
 def subject_error(comfy):
-    return sys.modules[f"{comfy.pack.__name__}.blipdiff_impl.errors"].SubjectError
+    return comfy.module("blipdiff_impl.errors").SubjectError
 
 
 @pytest.fixture(scope="module")
@@ -37,13 +36,13 @@ def reference():
 
 @pytest.fixture(scope="module")
 def clip(comfy, reference):
-    load_clip = sys.modules[f"{comfy.pack.__name__}.nodes.host.clip"].load_clip
+    load_clip = comfy.module("nodes.host.clip").load_clip
     return load_clip(canonical("text_encoder", reference), CONFIG.text_encoder, torch.float32)
 
 
 @pytest.fixture(scope="module")
 def make_subject(comfy):
-    Subject = sys.modules[f"{comfy.pack.__name__}.blipdiff_impl.subject"].Subject
+    Subject = comfy.module("blipdiff_impl.blip_diffusion.subject").Subject
 
     def make(count=1, width=WIDTH, seed=0, category="dog"):
         vectors = torch.randn(count, VECTORS, width, generator=torch.Generator().manual_seed(seed))
@@ -315,9 +314,9 @@ def test_a_clip_of_sdxl_is_refused_and_named(comfy, infix, make_subject, subject
 
 
 @pytest.mark.parametrize("prompt", ["", "   ", "\n\t "])
-def test_a_prompt_of_only_spaces_is_refused(infix, clip, make_subject, subject_error, prompt):
-    with pytest.raises(subject_error, match="prompt is empty"):
-        infix(clip, make_subject(), prompt)
+def test_an_empty_prompt_draws_the_subject_alone(infix, clip, make_subject, prompt):
+    alone = infix(clip, make_subject(), prompt, prompt_reps=1)
+    assert torch.equal(alone[0][0], infix(clip, make_subject(), "a [subject] dog")[0][0])
 
 
 def test_a_subject_without_category_needs_one(infix, clip, make_subject, subject_error):

@@ -5,7 +5,6 @@ rounding of 16 bit: 2^-11 of each number, so 1e-3 of the norm of the change leav
 """
 
 import dataclasses
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from tiny_model import CONFIG, WIDTH, write_tiny_checkpoint
 
-from blipdiff_impl.base_fingerprint import base_fingerprint
+from blipdiff_impl.stable_diffusion.base_fingerprint import base_fingerprint
 from tools.places import ROOT
 
 ROUNDING = 1e-3
@@ -25,10 +24,16 @@ VECTORS = 16
 @pytest.fixture(scope="module")
 def pack(comfy):
     """The pack's own modules, under the name by which the host loaded them."""
-    host, method = f"{comfy.pack.__name__}.nodes.host", f"{comfy.pack.__name__}.blipdiff_impl"
-    names = {"tuning_record": host, "models": host, "sources": host, "subject_folders": host, "tuned_weights": host,
-             "errors": method, "subject": method, "subject_file": method, "tensor_writer": method}  # fmt: skip
-    return SimpleNamespace(**{name: sys.modules[f"{parent}.{name}"] for name, parent in names.items()})
+    return SimpleNamespace(
+        tuning_record=comfy.module("nodes.host.blip_diffusion.tuning_record"),
+        models=comfy.module("nodes.host.blip_diffusion.loader"),
+        sources=comfy.module("nodes.host.blip_diffusion.sources"),
+        subject_folders=comfy.module("nodes.host.blip_diffusion.subject_folders"),
+        tuned_weights=comfy.module("nodes.host.blip_diffusion.tuned_weights"),
+        errors=comfy.module("blipdiff_impl.errors"),
+        subject=comfy.module("blipdiff_impl.blip_diffusion.subject"),
+        subject_file=comfy.module("blipdiff_impl.blip_diffusion.subject_file"),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +52,12 @@ def load_base(pack, tmp_path_factory):
 @pytest.fixture(scope="module")
 def base(load_base):
     return load_base()
+
+
+@pytest.fixture(scope="module")
+def other(load_base):
+    """Another model of the same sizes."""
+    return load_base(seed=42)
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +186,15 @@ def test_nothing_is_overwritten_names_are_counted_up(save, load, make_subject):
 
 @pytest.mark.parametrize(
     "given, stem",
-    [("my dog", "my_dog"), (" typed.safetensors", "typed"), ("pets\\cat", "pets/cat"), ("a%year%", "a20")],
+    [
+        ("犬" * 60, "犬犬"),
+        ("کتاب\u200cخانه", "کتاب\u200c"),
+        ("\U0001f469\u200d\U0001f33e", "\U0001f469\u200d"),
+        ("my dog", "my_dog"),
+        (" typed.safetensors", "typed"),
+        ("pets\\cat", "pets/cat"),
+        ("a%year%", "a20"),
+    ],
 )
 def test_names_are_made_fit_for_a_prompt(save, make_subject, given, stem):
     name, _ = save(make_subject(), given)
@@ -183,7 +202,9 @@ def test_names_are_made_fit_for_a_prompt(save, make_subject, given, stem):
 
 
 BAD_NAMES = ["", "  ", "..", "../escaped", "a/../../escaped", "/etc/escaped", "C:\\escaped", "a\\..\\..\\escaped",
-             ".hidden", "a\0b", "a<b", "dog, cat", "dog (1)", "x" * 300, "a//b", "a/"]  # fmt: skip
+             ".hidden", "a\0b", "a<b", "dog, cat", "dog (1)", "x" * 300, "a//b", "a/", "\U0001f436" * 60,
+             "\U0001f436" * 51 + "/a", "dog\u202egnp.s", "dog\u2066", "\u200edog", "do\u200bg", "dog\x7f", "\x1bdog",
+             "\ufeffdog", "dog\u0085\u0090", "dog\ue000/\u2069"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", BAD_NAMES)
@@ -352,6 +373,150 @@ def test_a_subject_tuned_further_is_saved_whole(base, save, load, make_subject, 
     assert "weights of 80 steps" in report
 
 
+@pytest.fixture
+def merge(comfy):
+    """A merging node of the host by its id, as a function of MODELs."""
+    from comfy_extras import nodes_model_merging
+
+    def run(name, *inputs, **blocks):
+        with torch.inference_mode():
+            return getattr(nodes_model_merging, name)().merge(*inputs, **blocks)[0]
+
+    return run
+
+
+def add_as_another_pack(model, strength, strength_model):
+    """All weights moved to random ones, as merging nodes of other packs do it, without a MODEL to merge with."""
+    generator = torch.Generator().manual_seed(77)
+    weights = model.model_state_dict("diffusion_model.")
+    clone = model.clone()
+    clone.add_patches(
+        {k: ("diff", (torch.randn(w.shape, generator=generator),)) for k, w in weights.items()},
+        strength,
+        strength_model,
+    )
+    return clone
+
+
+def set_as_another_pack(model):
+    clone = model.clone()
+    key = next(key for key in model.patches)
+    clone.add_patches({key: ("set", (torch.full_like(model.model_state_dict()[key], 0.5),))})
+    return clone
+
+
+LATER = {
+    "ratio 1": lambda merge, tuned, base, other: merge("ModelMergeSimple", tuned, base, 1.0),
+    "ratio 0.3": lambda merge, tuned, base, other: merge("ModelMergeSimple", tuned, base, 0.3),
+    "as second": lambda merge, tuned, base, other: merge("ModelMergeSimple", base, tuned, 0.3),
+    "twice": lambda merge, tuned, base, other: merge(
+        "ModelMergeSimple", merge("ModelMergeSimple", tuned, base, 0.5), tuned, 0.5),
+    "with itself": lambda merge, tuned, base, other: merge("ModelMergeSimple", tuned, tuned, 0.4),
+    "blocks": lambda merge, tuned, base, other: merge(
+        "ModelMergeBlocks", tuned, base, input=0.2, middle=0.9, out=0.0),
+    "another model": lambda merge, tuned, base, other: merge("ModelMergeSimple", tuned, other, 0.6),
+    "subtracted": lambda merge, tuned, base, other: merge("ModelSubtract", tuned, base, 1.0),
+    "difference added": lambda merge, tuned, base, other: merge(
+        "ModelAdd", base, merge("ModelSubtract", tuned, base, 1.0)),
+    "half of a difference added": lambda merge, tuned, base, other: merge(
+        "ModelAdd", base, merge("ModelSubtract", tuned, base, 0.5)),
+    "another pack's merge": lambda merge, tuned, base, other: add_as_another_pack(tuned, 0.01, 0.8),
+    "a weight set by another pack": lambda merge, tuned, base, other: set_as_another_pack(tuned),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("later", LATER.values(), ids=LATER)
+def test_the_file_holds_what_the_model_samples_with(base, other, save, load, make_subject, tune, merge, method, later):
+    """Whatever merging came after the tuning: loaded onto the base, the file gives the MODEL that was saved."""
+    changes = {"full": changes_of_all_weights, "lora": changes_of_attention}[method]
+    tuned = tune(base.model, changes(base.model), method=method)
+    merged = later(merge, tuned, base.model, other.model)
+    name, report = save(make_subject(), "merged", model=merged)
+    start, expected = effective(base.model), effective(merged)
+    lost = distance(effective(load(name, model=base.model)[0]), expected, start)
+    assert lost < ROUNDING
+    assert f"weights of 80 steps ({method})" in report
+    told = float(report.split("% of their change lost")[0].split(", ")[-1]) / 100
+    assert abs(lost - told) < 3e-4
+    assert ("as merged later" in report) == (distance(expected, effective(tuned), start) > 1e-5)
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_tuning_that_was_merged_away_is_not_saved(base, save, load, make_subject, tune, merge, method, caplog):
+    changes = {"full": changes_of_all_weights, "lora": changes_of_attention}[method]
+    gone = merge("ModelMergeSimple", tune(base.model, changes(base.model)), base.model, 0.0)
+    name, report = save(make_subject(), "gone", model=gone)
+    assert "merged away" in report and "steps" not in report and "merged away" in caplog.text
+    assert equal(effective(load(name, model=base.model)[0]), effective(base.model))
+
+
+def test_the_picture_of_a_merged_model_is_the_same_after_loading(
+    comfy, load_base, save, load, make_subject, tune, merge
+):
+    before, subject = load_base(), make_subject(seed=9)
+    merged = merge("ModelMergeSimple", tune(before.model, changes_of_all_weights(before.model)), before.model, 0.4)
+    expected = picture(comfy, merged, before.clip, before.vae, subject)
+    name, _ = save(subject, "merged_picture", model=merged)  # the MODEL is on its device now, patches and all
+    after = load_base()
+    model, found = load(name, model=after.model)
+    again = picture(comfy, model, after.clip, after.vae, found)
+    untuned = picture(comfy, after.model, after.clip, after.vae, found)
+    assert (again - expected).abs().max() < 0.02 * (expected - untuned).abs().max()
+
+
+@pytest.mark.parametrize("when", ["before", "after", "nested"])
+def test_loras_stay_out_of_a_merged_model_too_and_the_report_says_so(base, save, load, make_subject, tune, merge, when):
+    own, other = changes_of_attention(base.model, seed=1), changes_of_attention(base.model, seed=2)
+    start = base.model.clone()
+    if when == "before":
+        start.add_patches(other, 0.7)
+    tuned = tune(start, own)
+    second = base.model.clone()
+    if when == "after":
+        tuned.add_patches(other, 0.7)
+    if when == "nested":
+        second.add_patches(other, 0.7)
+    name, report = save(make_subject(), "with_lora", model=merge("ModelMergeSimple", tuned, second, 0.5))
+    alone = effective(merge("ModelMergeSimple", tune(base.model, own), base.model, 0.5))
+    assert distance(effective(load(name, model=base.model)[0]), alone, effective(base.model)) < ROUNDING
+    assert "LoRAs and changes of other nodes left out" in report
+    assert "left out" not in save(make_subject(), "without_lora", model=tune(base.model, own))[1]
+
+
+def test_what_was_merged_before_the_tuning_is_its_base(base, other, save, load, make_subject, tune, merge):
+    mixed = merge("ModelMergeSimple", base.model, other.model, 0.5)
+    own = changes_of_attention(base.model)
+    tuned = tune(mixed, own)
+    name, report = save(make_subject(), "of_a_merge", model=tuned)
+    assert "as merged" not in report
+    assert distance(effective(load(name, model=mixed)[0]), effective(tuned), effective(mixed)) < ROUNDING
+    later = merge("ModelMergeSimple", tuned, mixed, 0.25)
+    name, report = save(make_subject(), "of_a_merge_later", model=later)
+    assert distance(effective(load(name, model=mixed)[0]), effective(later), effective(mixed)) < ROUNDING
+
+
+def test_a_merge_without_a_tuning_saves_vectors_alone(base, other, save, make_subject, merge, caplog):
+    merged = merge("ModelMergeSimple", base.model, other.model, 0.5)
+    assert "weights" not in save(make_subject(), "untuned_merge", model=merged)[1]
+    assert "carries no weights" in caplog.text
+
+
+def test_what_cannot_be_told_is_refused(base, save, make_subject, tune, pack, saved_folder):
+    own = changes_of_attention(base.model)
+    key = next(iter(own))
+    with_function, with_part, wrapped, replaced = (tune(base.model, own) for _ in range(4))
+    change = {key: ("diff", (torch.ones(base.model.model_state_dict()[key].shape),))}
+    with_function.patches[key].append((1.0, change[key], 0.5, None, torch.sin))
+    with_part.patches[key].append((1.0, change[key], 0.5, (0, 0, 1), None))
+    wrapped.weight_wrapper_patches[key] = [torch.sin]
+    replaced.object_patches[key] = torch.nn.Parameter(torch.zeros(1))
+    for model in (with_function, with_part, wrapped, replaced):
+        with pytest.raises(pack.errors.SubjectError, match=f"{key.split('.')[-1]}.*before that node"):
+            save(make_subject(), "untold", model=model)
+    assert not list(saved_folder.glob("*untold*"))
+
+
 def test_another_base_model_warns_and_works(base, load_base, save, load, make_subject, tune, caplog):
     name, _ = save(make_subject(), "base", model=tune(base.model, changes_of_attention(base.model)))
     load(name, model=load_base().model)
@@ -447,7 +612,10 @@ def few_steps(prompt):
 
 
 def test_the_workflow_makes_the_picture_that_the_photo_would_make(host):
-    """Through the real server: the shipped file in place of photo and encoder, pixel by pixel."""
+    """Through the real server: the shipped file in place of photo and encoder, pixel by pixel.
+
+    The file was made on one kind of CPU; on others the vectors differ by 3e-6, which can move a pixel by a step or two.
+    """
     from PIL import Image, ImageChops
 
     prompt = few_steps(host.to_api(ROOT / "workflows" / "load_saved_subject.json"))
@@ -464,7 +632,7 @@ def test_the_workflow_makes_the_picture_that_the_photo_would_make(host):
     from_photo = host.run_prompt(prompt)
     assert from_file.error == from_photo.error == ""
     pictures = [Image.open(saved(host, result)).convert("RGB") for result in (from_file, from_photo)]
-    assert ImageChops.difference(*pictures).getbbox() is None
+    assert max(high for _, high in ImageChops.difference(*pictures).getextrema()) <= 2
     assert len(pictures[0].getcolors(1 << 16)) > 100
 
 

@@ -4,7 +4,6 @@ Masked attention is compared with explicit probabilities in float32: 1e-5 leaves
 Runs that the host computes in other chunks add up in another order as well: 1e-4 of the largest value after 3 steps.
 """
 
-import sys
 from dataclasses import replace
 
 import pytest
@@ -16,10 +15,6 @@ SIZE = (8, 16)  # of the latent
 PROMPT = "a {dog} chasing a {ball} in the snow"
 
 
-def part(comfy, name):
-    return sys.modules[f"{comfy.pack.__name__}.{name}"]
-
-
 @pytest.fixture(scope="module")
 def parts():
     return reference_modules(CONFIG, seed=5)
@@ -27,18 +22,18 @@ def parts():
 
 @pytest.fixture(scope="module")
 def clip(comfy, parts):
-    load = part(comfy, "nodes.host.clip").load_clip
+    load = comfy.module("nodes.host.clip").load_clip
     return load(canonical("text_encoder", parts["text_encoder"]), CONFIG.text_encoder, torch.float32)
 
 
 @pytest.fixture(scope="module")
 def model(comfy, parts):
-    return part(comfy, "nodes.host.unet").load_unet(canonical("unet", parts["unet"]), CONFIG.unet, torch.float32)
+    return comfy.module("nodes.host.unet").load_unet(canonical("unet", parts["unet"]), CONFIG.unet, torch.float32)
 
 
 @pytest.fixture(scope="module")
 def make_subject(comfy):
-    Subject = part(comfy, "blipdiff_impl.subject").Subject
+    Subject = comfy.module("blipdiff_impl.blip_diffusion.subject").Subject
 
     def make(category="dog", count=1, seed=0, fingerprint="f", width=WIDTH):
         vectors = torch.randn(count, 16, width, generator=torch.Generator().manual_seed(seed))
@@ -54,7 +49,7 @@ def subjects(make_subject):
 
 @pytest.fixture(scope="module")
 def subject_error(comfy):
-    return part(comfy, "blipdiff_impl.errors").SubjectError
+    return comfy.module("blipdiff_impl.errors").SubjectError
 
 
 @pytest.fixture
@@ -88,13 +83,20 @@ def halves():
     return {"mask_a": left, "mask_b": 1 - left}
 
 
+# The halves as boxes, on a canvas of another size than the masks.
+BOXES = {
+    "box_a": {"x": 0, "y": 0, "width": 256, "height": 512},
+    "box_b": [[{"x": 256, "y": 0, "width": 256, "height": 512}]],
+}
+
+
 def relative(found, expected):
     return float((found - expected).abs().max() / expected.abs().max())
 
 
 def spied(comfy, model, block=("input", 1)):
     """A clone of the MODEL that keeps q, k, v and the output of one cross-attention layer, evaluation by evaluation."""
-    attention = part(comfy, "nodes.host.attention")
+    attention = comfy.module("nodes.host.attention")
     model, seen = model.clone(), []
 
     def spy(call, q, k, v, attend):
@@ -210,11 +212,11 @@ def test_one_white_mask_is_a_subject_without_one(scene, subjects, model):
 
 def test_a_bias_of_zero_changes_nothing(comfy, clip, model, scene, subjects, sample):
     """A prompt that carries regions which show everything, against the MODEL without the patch."""
-    Regions = part(comfy, "blipdiff_impl.scene").Regions
+    Regions = comfy.module("blipdiff_impl.blip_diffusion.scene").Regions
     plain = scene(PROMPT, *subjects)[0]
     regions = Regions(77, ((3, 20, 0),), (torch.ones(1, 4, 4),))
     tagged = [[plain[0][0], {**plain[0][1], "blipdiffusion_regions": regions}]]
-    patched = part(comfy, "nodes.host.regions").with_regions(model)
+    patched = comfy.module("nodes.host.regions").with_regions(model)
     assert relative(sample(patched, tagged), sample(model, plain)) < CHUNKED
 
 
@@ -229,10 +231,49 @@ def test_the_model_that_went_in_is_untouched(model, scene, subjects, sample):
     assert relative(with_regions, before) > 0.01
 
 
-def test_regions_are_heeded_once_however_many_scenes_share_a_model(model, scene, subjects, sample):
+def test_regions_are_followed_once_however_many_scenes_share_a_model(model, scene, subjects, sample):
     conditioning, once = scene(PROMPT, *subjects, model=model, soft_edge=32, **halves())  # log m twice would show
     again, twice = scene(PROMPT, *subjects, model=once, soft_edge=32, **halves())
     assert torch.equal(sample(twice, again), sample(once, conditioning))
+
+
+@pytest.mark.parametrize("cfg", [1.0, 3.0])
+def test_the_prompt_alone_carries_its_regions(model, scene, subjects, sample, cfg):
+    """Sampled with the MODEL of the loader in place of the one that the node gives: the same picture, bit for bit."""
+    conditioning, patched = scene(PROMPT, *subjects, model=model, **halves())
+    expected = sample(patched, conditioning, cfg=cfg, count=2)
+    assert torch.equal(sample(model, conditioning, cfg=cfg, count=2), expected)
+    without = [
+        [text, {key: value for key, value in options.items() if key != "hooks"}] for text, options in conditioning
+    ]
+    assert relative(sample(model, without, cfg=cfg, count=2), expected) > 0.01  # what would be lost
+    plain = scene(PROMPT, *subjects)[0]
+    assert torch.equal(sample(model, plain, cfg=cfg), sample(patched, plain, cfg=cfg))  # nothing stays on the MODEL
+
+
+def test_two_prompts_with_regions_patch_a_run_once(model, scene, subjects, sample, make_subject):
+    first, patched = scene(PROMPT, *subjects, model=model, soft_edge=32, **halves())  # log m twice would show
+    second, _ = scene(PROMPT, make_subject("dog", seed=9), subjects[1], model=model, soft_edge=32, **halves())
+    both = first + second
+    assert torch.equal(sample(model, both), sample(patched, both))
+    assert torch.equal(sample(model, first, second), sample(patched, first, second))
+
+
+def test_hooks_of_others_on_the_prompt_stay(comfy, clip, model, scene, subjects, sample):
+    """A LoRA that the host hooks to the prompt acts, with and without the patch on the MODEL."""
+    import comfy.hooks as hooks
+
+    conditioning, patched = scene(PROMPT, *subjects, model=model, **halves())
+    key = "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_v.weight"
+    change = torch.randn(model.model_state_dict()[key].shape, generator=torch.Generator().manual_seed(0))
+    group = hooks.HookGroup()
+    hook = hooks.WeightHook(strength_model=1.0, strength_clip=1.0)
+    hook.weights, hook.need_weight_init = {key: ("diff", (change,))}, False
+    group.add(hook)
+    hooked = hooks.set_hooks_for_conditioning(conditioning, group)
+    found = sample(model, hooked)
+    assert relative(found, sample(model, conditioning)) > 0.01
+    assert torch.equal(found, sample(patched, hooked))
 
 
 def test_one_chunk_at_a_time_gives_the_same(comfy, model, scene, subjects, sample, monkeypatch):
@@ -287,9 +328,9 @@ def test_words_appended_later_are_seen_everywhere(comfy, clip, model, scene, sub
     with torch.inference_mode():
         more = comfy.node("CLIPTextEncode")().encode(clip, "at night")[0]
         joined = comfy.node("ConditioningConcat")().concat(conditioning, more)[0]
-    finder = part(comfy, "nodes.host.conditioning_tags")
+    finder = comfy.module("nodes.host.conditioning_tags")
     tagged = finder.Tagged(joined[0][1]["blipdiffusion_regions"], joined[0][0].shape[1], SIZE, None)
-    bias = part(comfy, "nodes.host.regions").entry_bias(tagged, SIZE, 231, 1)
+    bias = comfy.module("nodes.host.regions").entry_bias(tagged, SIZE, 231, 1)
     assert bias.shape[-1] == 231 and not bias[..., 154:].any() and bias[..., 77:154].any()
     assert torch.isfinite(sample(patched, joined)).all()
 
@@ -322,6 +363,31 @@ def test_an_area_looks_at_its_part_of_the_masks(comfy, model, scene, subjects, s
     bias[..., [dog, *range(77, 94)]] = -torch.inf
     bias[..., 111:] = -torch.inf
     assert relative(out, explicit(q, k, v, call.heads, bias)) < EXACT
+
+
+@pytest.mark.parametrize("with_model", [True, False])
+def test_boxes_are_regions_as_masks_are(model, scene, subjects, sample, with_model):
+    chosen = {"model": model} if with_model else {}
+    by_boxes = scene(PROMPT, *subjects, **BOXES, **chosen)
+    by_masks = scene(PROMPT, *subjects, **halves(), **chosen)
+    sampled = [sample(patched if with_model else model, positive) for positive, patched in (by_boxes, by_masks)]
+    assert relative(*sampled) < EXACT
+
+
+def test_several_boxes_are_one_region(model, scene, subjects, sample):
+    """Two boxes that together are the left half, drawn on a canvas of the picture's own size."""
+    parts = [{"x": 0, "y": y, "width": 64, "height": 32} for y in (0, 32)]
+    given = {"canvas_width": 128, "canvas_height": 64, "box_b": {"x": 64, "y": 0, "width": 64, "height": 64}}
+    in_parts, patched = scene(PROMPT, *subjects, box_a=parts, model=model, **given)
+    whole, _ = scene(PROMPT, *subjects, **halves(), model=model)
+    assert relative(sample(patched, in_parts), sample(patched, whole)) < EXACT
+
+
+def test_a_box_and_a_mask_serve_one_prompt(model, scene, subjects, sample):
+    mixed = {"mask_a": halves()["mask_a"], "box_b": BOXES["box_b"]}
+    mixed, patched = scene(PROMPT, *subjects, **mixed, model=model)
+    masks, _ = scene(PROMPT, *subjects, **halves(), model=model)
+    assert relative(sample(patched, mixed), sample(patched, masks)) < EXACT
 
 
 def test_without_a_model_the_host_masks_conditioning(model, scene, subjects, sample):
@@ -357,6 +423,10 @@ def test_bad_input(scene, subjects, model, make_subject, subject_error, comfy):
         ("all zero", (zero, ball), {}),
         ("width 32", (make_subject("dog", width=32), ball), {}),
         ("mask_c is connected, but subject_c is not", subjects, {"mask_c": torch.rand(1, 8, 8)}),
+        ("box_c is connected, but subject_c is not", subjects, {"box_c": BOXES["box_a"]}),
+        ("Both mask_a and box_a", subjects, bad(**BOXES)),
+        ("lies outside the picture", subjects, {"box_a": {**BOXES["box_a"], "x": 600}}),
+        ("no box in what is connected", subjects, {"box_a": []}),
         ("mask_b is empty", subjects, bad(mask_b=torch.zeros(1, 8, 8))),
         ("mask_b holds NaN", subjects, bad(mask_b=torch.full((1, 8, 8), torch.nan))),
     ):
@@ -369,7 +439,7 @@ def test_bad_input(scene, subjects, model, make_subject, subject_error, comfy):
 def test_a_model_of_another_family_is_refused(comfy, scene, subjects, subject_error):
     config = replace(CONFIG, unet=replace(CONFIG.unet, cross_attention_dim=48))
     unet = reference_modules(config, seed=1)["unet"]
-    other = part(comfy, "nodes.host.unet").load_unet(canonical("unet", unet), config.unet, torch.float32)
+    other = comfy.module("nodes.host.unet").load_unet(canonical("unet", unet), config.unet, torch.float32)
     with pytest.raises(subject_error, match="width 48"):
         scene(PROMPT, *subjects, model=other, **halves())
 

@@ -3,8 +3,6 @@
 Where the host is compared with itself the result must be the same to the bit.
 """
 
-import sys
-
 import pytest
 import torch
 from tiny_model import CONFIG, WIDTH, canonical, reference_modules
@@ -12,18 +10,14 @@ from tiny_model import CONFIG, WIDTH, canonical, reference_modules
 STEPS = 8
 
 
-def part(comfy, name):
-    return sys.modules[f"{comfy.pack.__name__}.{name}"]
-
-
 @pytest.fixture(scope="module")
 def scheduled(comfy):
-    return part(comfy, "nodes.host.scheduled")
+    return comfy.module("nodes.host.blip_diffusion.schedule")
 
 
 @pytest.fixture(scope="module")
 def subject_error(comfy):
-    return part(comfy, "blipdiff_impl.errors").SubjectError
+    return comfy.module("blipdiff_impl.errors").SubjectError
 
 
 @pytest.fixture(scope="module")
@@ -33,19 +27,19 @@ def modules():
 
 @pytest.fixture(scope="module")
 def clip(comfy, modules):
-    load = part(comfy, "nodes.host.clip").load_clip
+    load = comfy.module("nodes.host.clip").load_clip
     return load(canonical("text_encoder", modules["text_encoder"]), CONFIG.text_encoder, torch.float32)
 
 
 @pytest.fixture(scope="module")
 def model(comfy, modules):
-    return part(comfy, "nodes.host.unet").load_unet(canonical("unet", modules["unet"]), CONFIG.unet, torch.float32)
+    return comfy.module("nodes.host.unet").load_unet(canonical("unet", modules["unet"]), CONFIG.unet, torch.float32)
 
 
 @pytest.fixture(scope="module")
 def subject(comfy):
     vectors = torch.randn(2, 16, WIDTH, generator=torch.Generator().manual_seed(1))
-    return part(comfy, "blipdiff_impl.subject").Subject(vectors, "dog", "f", "a test")
+    return comfy.module("blipdiff_impl.blip_diffusion.subject").Subject(vectors, "dog", "f", "a test")
 
 
 @pytest.fixture
@@ -212,12 +206,16 @@ def test_scheduled_hooks_on_the_clip_keep_their_ranges(comfy, clip, subject, sch
         ({"strength_end": float("nan")}, "strength_end = nan"),
         ({"levels": 1}, "levels = 1 "),
         ({"levels": 100_000}, "levels = 100000"),
-        ({"text": " "}, "prompt"),
     ],
 )
 def test_a_range_that_is_none_is_refused(prompt, subject_error, inputs, words):
     with pytest.raises(subject_error, match=words):
         prompt(**inputs)
+
+
+def test_without_words_the_subject_stands_alone(prompt, infix):
+    [(scheduled, _)], [(whole, _)] = prompt(text=" "), infix(text=" ")
+    assert torch.equal(scheduled, whole) and not torch.equal(whole, infix(text="in the snow")[0][0])
 
 
 def test_the_form_is_that_of_the_subject_prompt(comfy):

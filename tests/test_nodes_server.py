@@ -110,7 +110,6 @@ def bad_graphs(photo):
     other["toybox"] = {"class_type": "SubjectModelLoader", "inputs": {"model_name": TOYBOX, "weight_dtype": "default"}}
     return {
         "empty category": (graph(photo, encoder__category=" "), "category is empty"),
-        "prompt of spaces": (graph(photo, prompt__prompt="   \n "), "prompt is empty"),
         "200 photos": (many, "200 photos"),
         "10,000 pixels": (tall, "64x10000"),
         "1 pixel": (dot, "1x1"),

@@ -9,11 +9,18 @@ import tracemalloc
 import pytest
 from PIL import Image
 
+from blipdiff_impl.blip_diffusion.synthesis import lists_command
+from blipdiff_impl.blip_diffusion.synthesis.filtering import open_images
+from blipdiff_impl.blip_diffusion.synthesis.filtering.open_images import Box, BrokenRow, read_boxes, read_classes
+from blipdiff_impl.blip_diffusion.synthesis.filtering.open_images_rules import (
+    CLUTTER,
+    HUMAN,
+    FilterReport,
+    FilterSettings,
+    choose_photos,
+)
+from blipdiff_impl.blip_diffusion.synthesis.photo_list import read_photos
 from blipdiff_impl.errors import SubjectError
-from blipdiff_impl.synthesis import lists_command, open_images
-from blipdiff_impl.synthesis.open_images import Box, BrokenRow, read_boxes, read_classes
-from blipdiff_impl.synthesis.open_images_rules import CLUTTER, HUMAN, FilterReport, FilterSettings, choose_photos
-from blipdiff_impl.synthesis.photo_list import read_photos
 
 HEADER = "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,IsGroupOf,IsDepiction,IsInside"
 CLICKS = "," + ",".join(f"XClick{i}{axis}" for axis in "XY" for i in range(1, 5))

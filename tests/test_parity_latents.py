@@ -13,11 +13,11 @@ import torch
 from reference.run import run_reference
 from reference.seeded import seeded_like
 
-from blipdiff_impl.checkpoints import write_single_file
-from blipdiff_impl.checkpoints.expected_shapes import PARTS, expected_shapes
-from blipdiff_impl.config import RELEASED
-from blipdiff_impl.preprocess import normalise
-from blipdiff_impl.tokenizers import bert_word_pieces
+from blipdiff_impl.blip_diffusion.checkpoints import write_single_file
+from blipdiff_impl.blip_diffusion.checkpoints.expected_shapes import PARTS, expected_shapes
+from blipdiff_impl.blip_diffusion.config import RELEASED
+from blipdiff_impl.pictures.preprocess import normalise
+from blipdiff_impl.prompts.tokenizers import bert_word_pieces
 
 PROMPT, CATEGORY, STEPS, GUIDANCE, SEED = "swimming underwater, at night", "dog", 10, 7.5, 11
 NAME = "released_size_random.safetensors"

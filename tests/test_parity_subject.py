@@ -13,12 +13,13 @@ from reference.run import run_reference
 from reference.seeded import seeded_like
 from safetensors.torch import load_file
 
-from blipdiff_impl.config import RELEASED
-from blipdiff_impl.prompt import compose
-from blipdiff_impl.subject import Subject
-from blipdiff_impl.subject_module import SubjectEncoderModule
-from blipdiff_impl.text import TextEncoder
-from blipdiff_impl.tokenizers import WordPieceTokenizer, bert_word_pieces
+from blipdiff_impl.blip_diffusion.config import RELEASED
+from blipdiff_impl.blip_diffusion.subject import Subject
+from blipdiff_impl.blip_diffusion.subject_module import SubjectEncoderModule
+from blipdiff_impl.blip_diffusion.text import encode_subject
+from blipdiff_impl.prompts.rows import compose
+from blipdiff_impl.prompts.tokenizers import WordPieceTokenizer, bert_word_pieces
+from blipdiff_impl.stable_diffusion.text_encoder import TextEncoder
 
 TOLERANCE = 1e-4
 
@@ -77,7 +78,7 @@ def test_text_encoder(prompt, tmp_path):
     vectors = torch.randn(1, 16, 768, generator=torch.Generator().manual_seed(1))
     reference = run_reference("text", {"vectors": vectors}, {"prompt": prompt, "category": "dog"}, tmp_path)
     encoder = released_text_encoder()
-    context = encoder.encode_subject(compose(prompt, "dog"), Subject(vectors, "dog", "random"))
+    context = encode_subject(encoder, compose(prompt, "dog"), Subject(vectors, "dog", "random"))
     assert relative_error(context, reference["context"]) <= TOLERANCE
     assert relative_error(encoder.encode_plain(""), reference["empty"]) <= TOLERANCE
 
@@ -85,16 +86,22 @@ def test_text_encoder(prompt, tmp_path):
 SMALL_RUN = """
 import sys, torch
 from safetensors.torch import save_file
-from blipdiff_impl.config import *
-from blipdiff_impl.prompt import compose
-from blipdiff_impl.subject import Subject
-from blipdiff_impl.subject_module import SubjectEncoderModule
-from blipdiff_impl.text import TextEncoder
+from blipdiff_impl.blip_diffusion.config import ImageTowerConfig, ModelConfig, QFormerConfig
+from blipdiff_impl.blip_diffusion.subject import Subject
+from blipdiff_impl.blip_diffusion.subject_module import SubjectEncoderModule
+from blipdiff_impl.blip_diffusion.text import encode_subject
+from blipdiff_impl.prompts.rows import compose
+from blipdiff_impl.stable_diffusion.config import TextEncoderConfig
+from blipdiff_impl.stable_diffusion.text_encoder import TextEncoder
 from tests.reference.seeded import seeded_like
 import transformers
-config = ModelConfig(ImageTowerConfig(32, 8, 48, 3, 4, 96), QFormerConfig(60, 40, 3, 4, 80, 24, 16),
-                     TextEncoderConfig(hidden_size=40, num_hidden_layers=3, num_attention_heads=4,
-                                       intermediate_size=80))
+config = ModelConfig(
+    image_tower=ImageTowerConfig(image_size=32, patch_size=8, hidden_size=48, num_hidden_layers=3,
+                                 num_attention_heads=4, intermediate_size=96),
+    qformer=QFormerConfig(vocab_size=60, hidden_size=40, num_hidden_layers=3, num_attention_heads=4,
+                          intermediate_size=80, max_position_embeddings=24, num_query_tokens=16),
+    text_encoder=TextEncoderConfig(hidden_size=40, num_hidden_layers=3, num_attention_heads=4, intermediate_size=80),
+)
 with torch.device("meta"):
     shapes = {n: t.shape for n, t in SubjectEncoderModule(config).canonical_state_dict().items()}
 module = SubjectEncoderModule.from_canonical(config, seeded_like(shapes, "small"))
@@ -105,7 +112,7 @@ text = TextEncoder.from_canonical(config.text_encoder,
     seeded_like({n: t.shape for n, t in text.canonical_state_dict().items()}, "text"))
 with torch.no_grad():
     vectors = module(pixels, ids, (ids > 0).long())
-    context = text.encode_subject(compose("on a sunny beach", "dog"), Subject(vectors, "dog", "x"))
+    context = encode_subject(text, compose("on a sunny beach", "dog"), Subject(vectors, "dog", "x"))
 print(transformers.__version__)
 save_file({"vectors": vectors, "context": context}, sys.argv[1])
 """

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from blipdiff_impl.errors import SubjectError
-from blipdiff_impl.plms import leading_timesteps, sample_plms
+from blipdiff_impl.stable_diffusion.plms import leading_timesteps, sample_plms
 
 
 def pndm(steps):

@@ -1,4 +1,4 @@
-"""What the image tower sees: equality with the released processors, neutral ground, and refusals."""
+"""What the image tower sees: equality with the released processors, neutral background, and refusals."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,15 @@ import torch
 from PIL import Image
 
 from blipdiff_impl.errors import SubjectError
-from blipdiff_impl.preprocess import CLIP_MEAN, CLIP_STD, check_masks, check_photos, compose, fit_square, normalise
+from blipdiff_impl.pictures.preprocess import (
+    CLIP_MEAN,
+    CLIP_STD,
+    check_masks,
+    check_photos,
+    compose,
+    fit_square,
+    normalise,
+)
 
 
 def photo(height, width, seed=0):

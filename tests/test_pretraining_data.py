@@ -7,14 +7,14 @@ import pytest
 import torch
 from pretraining_fixtures import VOCABULARY, picture_bytes, sample_members, write_shard, write_shards
 
-from blipdiff_impl.pretraining.loading import Positions
-from blipdiff_impl.pretraining.order import TOGETHER, Order
-from blipdiff_impl.pretraining.pictures import crop_for_tower, draw_box, mask_cells, target_square
-from blipdiff_impl.pretraining.samples import BrokenSample
-from blipdiff_impl.pretraining.shards import Shards
-from blipdiff_impl.pretraining.stage1_task import CaptionPieces
-from blipdiff_impl.pretraining.toy import COLOURS, ToyWorld, colour_word, looks, toy_vocabulary
-from blipdiff_impl.toybox.world import BACKGROUNDS, captions, subject_from_seed, vocabulary
+from blipdiff_impl.blip_diffusion.pretraining.pictures import crop_for_tower, draw_box
+from blipdiff_impl.blip_diffusion.pretraining.stage1_task import CaptionPieces
+from blipdiff_impl.blip_diffusion.pretraining.toy import COLOURS, ToyWorld, colour_word, looks, toy_vocabulary
+from blipdiff_impl.toy_world.world import BACKGROUNDS, captions, subject_from_seed, vocabulary
+from blipdiff_impl.training.loading import TOGETHER, Order, Positions
+from blipdiff_impl.training.samples import BrokenSample
+from blipdiff_impl.training.shards import Shards
+from blipdiff_impl.training.targets import mask_cells, target_square
 
 
 def test_every_sample_comes_once_an_epoch_in_another_order_each_time():
@@ -224,7 +224,7 @@ def test_the_look_is_told_in_the_first_stage_only():
 
 
 def test_toy_pairs_are_the_same_with_and_without_the_bank_on_disk(tmp_path, monkeypatch):
-    from blipdiff_impl.pretraining import toy
+    from blipdiff_impl.blip_diffusion.pretraining import toy
 
     stored = ToyWorld(50, describe_look=False)
     monkeypatch.setattr(toy, "CACHE", tmp_path)

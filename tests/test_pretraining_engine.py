@@ -1,26 +1,29 @@
 """The training loop: the same losses after kill -9, on two processes, in parts; and runs that cannot go on."""
 
 import json
-import os
-import signal
-import subprocess
 import sys
-import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from pretraining_fixtures import sample_members, write_model, write_shard, write_shards
+from pretraining_fixtures import (
+    finish_run,
+    kill_run,
+    sample_members,
+    start_run,
+    write_model,
+    write_shard,
+    write_shards,
+)
 from safetensors.torch import load_file
 
-from blipdiff_impl.pretraining import command
-from blipdiff_impl.pretraining.loading import Share, open_source
-from blipdiff_impl.pretraining.progress import read_losses
-from blipdiff_impl.pretraining.settings import Stage1Settings, Stage2Settings
-from blipdiff_impl.pretraining.settings_file import to_yaml
-from blipdiff_impl.pretraining.trainer import Trainer
-from tools.places import ROOT
+from blipdiff_impl.blip_diffusion.pretraining import command
+from blipdiff_impl.blip_diffusion.pretraining.settings import Stage1Settings, Stage2Settings
+from blipdiff_impl.blip_diffusion.pretraining.sources import open_source
+from blipdiff_impl.training.loading import BatchShare
+from blipdiff_impl.training.run_log import read_losses
+from blipdiff_impl.training.trainer import Trainer
 
 KINDS = {1: Stage1Settings, 2: Stage2Settings}
 
@@ -53,26 +56,6 @@ def losses_of(folder):
     return [{name: row[name] for name in row if name not in ("samples_per_second",)} for row in rows]
 
 
-def start(settings, tmp_path, processes=1):
-    """The command in a process of its own, as a user starts it."""
-    path = tmp_path / "settings.yaml"
-    path.write_text(to_yaml(settings), encoding="utf-8")
-    launcher = [sys.executable]
-    if processes > 1:
-        launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.Popen(
-        [*launcher, "-m", "blipdiff_impl", "pretrain", str(path)], cwd=ROOT, env=environment, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-
-
-def finish(process):
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output[-6000:]
-    return output
-
-
 def run(settings):
     path = command.train(settings)
     return losses_of(path.parent), load_file(path)
@@ -88,16 +71,11 @@ def assert_same_weights(found, expected):
 def test_killed_and_gone_on_is_the_same_as_unbroken(make, tmp_path, stage):
     """SIGKILL in the middle; dropout on. On one thread sums are always added in the same order: equal to the bit."""
     settings = make(stage, steps=30, save_every=3, dropout=0.1)
-    process = start(settings, tmp_path)
     folder = tmp_path / f"run{stage}"
-    while process.poll() is None and not any((folder / "checkpoints").glob("step_0000000[3-9]")):
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    kill_run(start_run(settings, tmp_path), folder / "checkpoints" / "step_0000000[3-9]")
     made = len(read_losses(folder))
     assert 3 <= made < 30
-    assert "from step 0 of" not in finish(start(settings, tmp_path))
+    assert "from step 0 of" not in finish_run(start_run(settings, tmp_path))
     expected, weights = run(replace(settings, out=str(tmp_path / "unbroken")))
     assert len(expected) == 30
     assert losses_of(folder) == expected
@@ -112,7 +90,7 @@ def test_two_processes_are_one_with_the_same_batch(make, tmp_path, stage, accumu
     Both start from weights with all parts of the gradient alive, so that a wrong gather would show by step 2.
     """
     settings = make(stage, batch_size=8, accumulation=accumulation, dropout=0.0, workers=accumulation - 1)
-    output = finish(start(settings, tmp_path, processes=2))
+    output = finish_run(start_run(settings, tmp_path, processes=2))
     assert "2 process(es)" in output
     expected, _ = run(replace(settings, out=str(tmp_path / "one")))
     found = losses_of(tmp_path / f"run{stage}")
@@ -254,7 +232,7 @@ def test_grids_leave_out_what_cannot_be_used(make, tmp_path):
 
 
 def test_the_result_loads_and_draws(make):
-    from blipdiff_impl.pipeline import SubjectPipeline
+    from blipdiff_impl.blip_diffusion.pipeline import SubjectPipeline
 
     pipeline = SubjectPipeline.from_checkpoint(command.train(make(2, steps=2)))
     subject = pipeline.encoder.encode(torch.rand(1, 40, 40, 3), "mug")
@@ -271,12 +249,12 @@ def test_the_second_stage_goes_on_from_the_first(make):
 
 
 def test_positions_are_shared_out_without_gap_or_double():
-    shares = [Share(24, 3, process, 2) for process in range(2)]
+    shares = [BatchShare(24, 3, process, 2) for process in range(2)]
     positions = [p for part in range(3) for share in shares for p in share.positions(5, part)]
     assert positions == list(range(120, 144))
-    assert list(Share(24, 3).positions(5, 1)) == [p for share in shares for p in share.positions(5, 1)]
+    assert list(BatchShare(24, 3).positions(5, 1)) == [p for share in shares for p in share.positions(5, 1)]
     with pytest.raises(ValueError, match="batch_size = 24 cannot be divided among 5 processes.*multiple of 5"):
-        Share(24, 1, 0, 5)
+        BatchShare(24, 1, 0, 5)
 
 
 @pytest.mark.parametrize("module, settings, sentence", [

@@ -7,13 +7,26 @@ import pytest
 import torch
 from pretraining_fixtures import MODEL, VOCABULARY
 
-from blipdiff_impl.pretraining.captioning import IGNORED, caption_input, captioning_loss, next_words
-from blipdiff_impl.pretraining.contrastive import contrastive_loss, similarities
-from blipdiff_impl.pretraining.matching import hard_negatives, make_triples, matching_loss
-from blipdiff_impl.pretraining.patterns import bidirectional, multimodal_causal, side_by_side, unimodal
-from blipdiff_impl.pretraining.settings import Stage1Settings
-from blipdiff_impl.pretraining.stage1 import Stage1Batch, Stage1Model
-from blipdiff_impl.subject_module import SubjectEncoderModule
+from blipdiff_impl.blip_diffusion.pretraining.attention_patterns import (
+    bidirectional,
+    multimodal_causal,
+    side_by_side,
+    unimodal,
+)
+from blipdiff_impl.blip_diffusion.pretraining.losses import (
+    IGNORED,
+    caption_input,
+    captioning_loss,
+    contrastive_loss,
+    hard_negatives,
+    make_triples,
+    matching_loss,
+    next_words,
+    similarities,
+)
+from blipdiff_impl.blip_diffusion.pretraining.settings import Stage1Settings
+from blipdiff_impl.blip_diffusion.pretraining.stage1_model import Stage1Batch, Stage1Model
+from blipdiff_impl.blip_diffusion.subject_module import SubjectEncoderModule
 
 QUERIES = MODEL.qformer.num_query_tokens
 MASK = torch.tensor([[1, 1, 1, 1, 0], [1, 1, 1, 1, 1]])

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from blipdiff_impl.__main__ import main
-from blipdiff_impl.pretraining import command
-from blipdiff_impl.pretraining.optimisers import learning_rate, make_optimiser, set_rate
-from blipdiff_impl.pretraining.settings import ABLATIONS, Stage1Settings, Stage2Settings
-from blipdiff_impl.pretraining.settings_file import from_record, read_settings, require_same, to_yaml
+from blipdiff_impl.blip_diffusion.pretraining import command
+from blipdiff_impl.blip_diffusion.pretraining.settings import ABLATIONS, STAGES, Stage1Settings, Stage2Settings
+from blipdiff_impl.training.optimisers import learning_rate, make_optimiser, set_rate
+from blipdiff_impl.training.settings_file import from_record, read_settings, require_same_run, to_yaml
 
 
 def test_defaults_are_the_papers():
@@ -29,13 +29,13 @@ def test_defaults_are_the_papers():
 def test_yaml_and_back(tmp_path, settings):
     path = tmp_path / "settings.yaml"
     path.write_text(to_yaml(settings), encoding="utf-8")
-    assert read_settings(path) == settings
+    assert read_settings(path, STAGES) == settings
 
 
 def test_values_are_overridden_by_name(tmp_path):
     path = tmp_path / "settings.yaml"
     path.write_text("stage: 2\nshards: data/*.tar\nlearning_rate: 1\n", encoding="utf-8")
-    settings = read_settings(path, ["steps=7", "betas=[0.9, 0.95]", "subject_text=false"])
+    settings = read_settings(path, STAGES, ["steps=7", "betas=[0.9, 0.95]", "subject_text=false"])
     assert settings.shards == ("data/*.tar",) and settings.learning_rate == 1.0
     assert (settings.steps, settings.betas, settings.subject_text) == (7, (0.9, 0.95), False)
 
@@ -66,28 +66,28 @@ def test_mistakes_end_in_a_sentence(tmp_path, text, sentence):
     path = tmp_path / "settings.yaml"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=sentence):
-        read_settings(path)
+        read_settings(path, STAGES)
 
 
 def test_yaml_makes_no_objects(tmp_path):
     path = tmp_path / "settings.yaml"
     path.write_text("stage: 1\nout: !!python/object/apply:os.getcwd []\n", encoding="utf-8")
     with pytest.raises(ValueError, match="are not YAML"):
-        read_settings(path)
+        read_settings(path, STAGES)
 
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ValueError, match="nowhere.yaml cannot be read"):
-        read_settings(tmp_path / "nowhere.yaml")
+        read_settings(tmp_path / "nowhere.yaml", STAGES)
 
 
 def test_what_makes_another_run_is_told_with_both_values(tmp_path):
     before = to_yaml(Stage2Settings(seed=1, workers=3))
-    require_same(before, Stage2Settings(seed=1, workers=0, log_every=7, out="elsewhere"), tmp_path)
+    require_same_run(before, Stage2Settings(seed=1, workers=0, log_every=7, out="elsewhere"), tmp_path)
     with pytest.raises(ValueError, match="seed was 1 and is 2"):
-        require_same(before, Stage2Settings(seed=2), tmp_path)
+        require_same_run(before, Stage2Settings(seed=2), tmp_path)
     with pytest.raises(ValueError, match="stage was 2 and is 1"):
-        require_same(before, Stage1Settings(), tmp_path)
+        require_same_run(before, Stage1Settings(), tmp_path)
 
 
 def test_each_row_of_table_2_changes_what_it_says():
@@ -103,10 +103,10 @@ def test_each_row_of_table_2_changes_what_it_says():
 
 
 def test_the_learning_rate_rises_then_falls_along_a_cosine():
-    settings = Stage1Settings(steps=110, warm_up=10, learning_rate=2.0, last_rate=0.5)
-    assert [learning_rate(step, settings) for step in (1, 5, 10)] == pytest.approx([0.2, 1.0, 2.0])
-    assert learning_rate(60, settings) == pytest.approx(1.25)
-    assert learning_rate(110, settings) == pytest.approx(0.5)
+    settings = Stage1Settings(steps=110, warm_up=10, learning_rate=0.2, last_rate=0.05)
+    assert [learning_rate(step, settings) for step in (1, 5, 10)] == pytest.approx([0.02, 0.1, 0.2])
+    assert learning_rate(60, settings) == pytest.approx(0.125)
+    assert learning_rate(110, settings) == pytest.approx(0.05)
     flat = Stage2Settings()
     assert {learning_rate(step, flat) for step in (1, 1000, 500_000)} == {2e-6}
 

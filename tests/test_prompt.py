@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from blipdiff_impl.errors import SubjectError
-from blipdiff_impl.prompt import ROW_POSITIONS, SENTINEL, arrange, compose
-from blipdiff_impl.tokenizers import clip_ids
+from blipdiff_impl.prompts.rows import ROW_POSITIONS, SENTINEL, arrange, compose, find_tokens
+from blipdiff_impl.prompts.tokenizers import clip_ids
 
 VECTORS = torch.arange(16.0)[:, None].repeat(1, 4)
 
@@ -88,14 +88,28 @@ def test_a_subject_is_never_cut_in_two(words_before):
 
 
 @pytest.mark.parametrize("prompt", ["", "   ", "\n\t"])
-def test_empty_prompt_is_refused(prompt):
-    with pytest.raises(SubjectError, match="prompt is empty"):
-        compose(prompt, "dog")
+def test_an_empty_prompt_is_the_subject_alone(prompt):
+    text = compose(prompt, "dog", prompt_reps=3)
+    assert (text.first, text.repeat, text.repetitions) == (f"a {SENTINEL} dog", ", a dog", 2) and text.plain == "a dog"
+    paper = compose(prompt, "dog", template="paper")
+    assert (paper.first, paper.plain) == (f"the dog is {SENTINEL}", "the dog")
+
+
+@pytest.mark.parametrize("marker", ["[Subject]", "[ subject ]", "[SUBJECT\n]"])
+def test_a_marker_may_be_written_otherwise(marker):
+    assert compose(f"my {marker} dog", "cat") == compose("my [subject] dog", "cat")
+    with pytest.raises(SubjectError, match="2 times"):
+        compose(f"[subject] and {marker}", "dog")
 
 
 def test_two_markers_and_unknown_templates_are_refused():
     with pytest.raises(SubjectError, match="2 times"):
         compose("[subject] and [subject]", "dog")
+    with pytest.raises(SubjectError, match="1000000 letters, and at most 32000"):
+        compose("word " * 200_000, "dog")
+    with pytest.raises(SubjectError) as refused:
+        compose("on a beach", "dog", template="mine" * 5_000)
+    assert len(str(refused.value)) < 300
     with pytest.raises(SubjectError, match="'mine' is unknown"):
         compose("on a beach", "dog", template="mine")
 
@@ -103,3 +117,19 @@ def test_two_markers_and_unknown_templates_are_refused():
 def test_lost_sentinel_is_refused():
     with pytest.raises(SubjectError, match="place was lost"):
         arrange(tokens("a dog"), [], 0, clip_ids(SENTINEL), VECTORS)
+
+
+@pytest.mark.parametrize(
+    ("items", "sought", "first", "places"),
+    [
+        ([5, 6, 5, 6, 5], [5, 6, 5], 0, [0, 2]),
+        ([5, 5, 6, 5, 5, 6, 7], [5, 6], 2, [4]),
+        ([5, 5, 5, 6], [5, 5, 6], 0, [1]),
+        ([5, VECTORS[0], 6], [5, VECTORS[0], 6], 0, []),
+        ([5, VECTORS[0], 6], [6], 0, [2]),
+        ([5, 6], [7], 0, []),
+        ([5, 6], [], 0, []),
+    ],
+)
+def test_tokens_are_found_inside_tokens(items, sought, first, places):
+    assert list(find_tokens(items, sought, first)) == places

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from blipdiff_impl.attention.regions import HIDDEN, Regions
+from blipdiff_impl.blip_diffusion.scene import checked_mask, lay_out, parse, soften
 from blipdiff_impl.errors import SubjectError
-from blipdiff_impl.prompt import SENTINEL
-from blipdiff_impl.scene import checked_mask, lay_out, parse, soften
-from blipdiff_impl.scene.regions import HIDDEN, Regions
+from blipdiff_impl.prompts.rows import SENTINEL
 
 MARK = [900, 901]  # what a tokenizer might make of the sentinel
 

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -10,8 +11,8 @@ import zipfile
 
 import pytest
 
-from tools import browser, installers
-from tools.host import find_host, require_free_port, running_host
+from tools import browser, installers, ui
+from tools.host import find_host, free_port, front_end_arguments, require_free_port, running_host
 from tools.installers import run_installer
 from tools.places import PACK_FOLDER, ROOT
 from tools.problems import Problem, run_command
@@ -59,6 +60,7 @@ def test_port_in_use():
         status, message = run_module("tools.ui", str(port), "cpu")
     assert status == 1
     assert message.startswith(f"Stopped: port {port} cannot be used") and "make ui PORT=" in message
+    assert f"process {os.getpid()} has it" in message and f"kill {os.getpid()}" in message
     require_free_port(port)
 
 
@@ -67,6 +69,53 @@ def test_port_that_is_no_number():
         1,
         "Stopped: PORT is 'http', which is no number; for example: make ui PORT=8189",
     )
+
+
+@pytest.mark.parametrize("arguments, sentence", [
+    ((), "PORT is '', which is no number"),
+    (("", "cpu"), "PORT is '', which is no number"),
+    (("cpu",), "PORT is 'cpu', which is no number"),
+    (("99999", "cpu"), "PORT is 99999, but ports go from 1 to 65535"),
+    (("9" * 5000, "cpu"), "but ports go from 1 to 65535"),
+    (("\u0663", "cpu"), "which is no number"),
+    (("8189", "tpu"), "DEVICE is 'tpu', which is none"),
+])  # fmt: skip
+def test_make_ui_with_arguments_that_are_none(arguments, sentence, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["ui", *arguments])
+    with pytest.raises(Problem, match=sentence):
+        ui.main()
+
+
+@pytest.mark.parametrize("module, end", [
+    (("tools.demo",), signal.SIGKILL), (("tools.demo",), signal.SIGHUP), (("tools.demo",), signal.SIGTERM),
+    (("tools.ui", "PORT", "cpu"), signal.SIGKILL), (("tools.ui", "PORT", "cpu"), signal.SIGHUP),
+    (("tools.ui", "PORT", "cpu"), signal.SIGINT),
+])  # fmt: skip
+def test_the_host_ends_with_the_command_whatever_ends_that(tmp_path, module, end):
+    """The stand-in for ComfyUI never answers; it holds a connection, which closes when its process is gone."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(120)
+        program = (
+            "import os, signal, socket, threading\n"
+            f"line = socket.create_connection(('127.0.0.1', {listener.getsockname()[1]}))\n"
+            "signal.signal(signal.SIGTERM, signal.SIG_DFL)\n"
+            "line.sendall(str(os.getpid()).encode())\n"
+            "threading.Event().wait()\n"
+        )
+        make_comfyui(tmp_path / "ComfyUI", program)
+        environment = {**os.environ, "COMFYUI_PATH": str(tmp_path / "ComfyUI")}
+        arguments = [str(free_port()) if part == "PORT" else part for part in module]
+        with subprocess.Popen(
+            [sys.executable, "-m", *arguments], cwd=ROOT, env=environment, stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        ) as command:  # fmt: skip
+            line, _ = listener.accept()
+            with line:
+                line.settimeout(120)
+                assert int(line.recv(100)) != command.pid
+                command.send_signal(end)
+                assert line.recv(100) == b""
+            assert "Traceback" not in command.communicate(timeout=120)[1]
 
 
 def test_no_network_while_a_fresh_checkout_is_set_up(tmp_path):
@@ -178,3 +227,14 @@ def test_chromium_that_cannot_be_installed(tmp_path, monkeypatch):
     assert [command[1:] for command in tried] == [["-m", "playwright", "install", "chromium"]], (
         "no apt-get without root"
     )
+
+
+def test_another_front_end_is_served_on_request(tmp_path):
+    (tmp_path / "index.html").touch()
+    assert front_end_arguments({}) == []
+    assert front_end_arguments({"FRONT_END": str(tmp_path)}) == ["--front-end-root", str(tmp_path)]
+
+
+def test_a_front_end_that_is_none_is_refused(tmp_path):
+    with pytest.raises(Problem, match=r"no index\.html"):
+        front_end_arguments({"FRONT_END": str(tmp_path)})

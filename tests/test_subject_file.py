@@ -3,6 +3,8 @@
 Round trips are exact: vectors are stored as the float32 numbers they are.
 """
 
+import base64
+import io
 import json
 import shutil
 import struct
@@ -10,16 +12,18 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from blipdiff_impl import tensor_writer
-from blipdiff_impl.base_fingerprint import base_fingerprint
+from blipdiff_impl.blip_diffusion.cover import COVER, SIDE, read_cover
+from blipdiff_impl.blip_diffusion.subject import Subject
+from blipdiff_impl.blip_diffusion.subject_file import TunedWeights, read_subject, weight_name, write_subject
 from blipdiff_impl.errors import SubjectError
-from blipdiff_impl.low_rank import decompose
-from blipdiff_impl.subject import Subject
-from blipdiff_impl.subject_file import TunedWeights, read_subject, weight_name, write_subject
+from blipdiff_impl.stable_diffusion.base_fingerprint import base_fingerprint
+from blipdiff_impl.training.lora import decompose
 from blipdiff_impl.version import VERSION
+from blipdiff_impl.weights import writing
 from tools.places import ROOT
 
 WIDTH = 24
@@ -127,7 +131,7 @@ def test_a_missing_folder_is_named(tmp_path):
 def test_a_writing_that_ends_early_leaves_what_was_there(tmp_path, monkeypatch, failure, raised, sentence):
     path = tmp_path / "my_dog.safetensors"
     make_subject().save(path)
-    before, bytes_of, count = path.read_bytes(), tensor_writer.tensor_bytes, []
+    before, bytes_of, count = path.read_bytes(), writing.tensor_bytes, []
 
     def fail_at_the_second(tensor):
         count.append(tensor)
@@ -135,7 +139,7 @@ def test_a_writing_that_ends_early_leaves_what_was_there(tmp_path, monkeypatch, 
             raise failure
         return bytes_of(tensor)
 
-    monkeypatch.setattr(tensor_writer, "tensor_bytes", fail_at_the_second)
+    monkeypatch.setattr(writing, "tensor_bytes", fail_at_the_second)
     with pytest.raises(raised, match=sentence):
         write_subject(path, make_subject(2), overwrite=True)
     assert path.read_bytes() == before
@@ -307,3 +311,40 @@ def test_base_fingerprint_knows_a_model_in_any_precision_and_no_other():
     assert base_fingerprint({**unet, "a.weight": changed}) != name
     assert base_fingerprint({**unet, "b.bias": torch.cat([unet["b.bias"], torch.ones(1)])}) != name
     assert base_fingerprint({key: tensor for key, tensor in unet.items() if key != "c"}) != name
+
+
+def test_a_picture_is_kept_small(tmp_path):
+    """In the form that ComfyUI's list of models reads: a JSON list of pictures in base64."""
+    picture = torch.zeros(2, 300, 600, 3)
+    picture[0, :, 300:] = torch.tensor([1.0, 0.5, 0.0])
+    write_subject(tmp_path / "a.safetensors", make_subject(), picture=picture)
+    kept = read_subject(tmp_path / "a.safetensors").picture
+    assert kept.shape == (1, SIDE // 2, SIDE, 3)
+    assert (kept[0, 64, 200] - picture[0, 0, 500]).abs().max() < 0.05 and kept[0, 64, 20].max() < 0.05
+    with safe_open(tmp_path / "a.safetensors", "pt") as file:
+        (encoded,) = json.loads(file.metadata()[COVER])
+    with Image.open(io.BytesIO(base64.b64decode(encoded))) as opened:
+        assert opened.size == (SIDE, SIDE // 2)
+    assert (tmp_path / "a.safetensors").stat().st_size < 40_000
+
+
+def test_without_a_picture_there_is_none(tmp_path):
+    write_subject(tmp_path / "a.safetensors", make_subject())
+    assert read_subject(tmp_path / "a.safetensors").picture is None
+
+
+NO_PICTURE = (
+    "", "no JSON", "[]", "[3]", '["no base64!"]', '["bm8gcGljdHVyZQ=="]', '{"a": 1}', "[" * 100_000,
+    "[1" + " " * 2**21 + "]",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("text", NO_PICTURE, ids=range(len(NO_PICTURE)))
+def test_a_picture_that_cannot_be_read_is_none(text):
+    assert read_cover({COVER: text}) is None
+
+
+def test_what_is_no_picture_is_refused(tmp_path):
+    with pytest.raises(SubjectError, match="should be an IMAGE"):
+        write_subject(tmp_path / "a.safetensors", make_subject(), picture=torch.zeros(3, 8, 8))
+    assert list(tmp_path.iterdir()) == []

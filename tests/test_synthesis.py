@@ -21,18 +21,17 @@ from synthesis_fixtures import (
 )
 from test_matting_clipseg import write_tiny_clipseg
 
+from blipdiff_impl.blip_diffusion.synthesis.photo_list import Photo
+from blipdiff_impl.blip_diffusion.synthesis.sharding import rejects, sample_making, segmenting
+from blipdiff_impl.blip_diffusion.synthesis.sharding.backgrounds import Backgrounds, cut_ground
+from blipdiff_impl.blip_diffusion.synthesis.sharding.composing import blend, subject_box
+from blipdiff_impl.blip_diffusion.synthesis.sharding.sample_making import MEMBERS, SampleMaker, draws_of
+from blipdiff_impl.blip_diffusion.synthesis.sharding.segmenting import Segmenter, _near, cut_out
+from blipdiff_impl.blip_diffusion.synthesis.sharding.settings import SynthesisSettings
 from blipdiff_impl.errors import SubjectError
-from blipdiff_impl.matting import clipseg
-from blipdiff_impl.matting.matte import matte
-from blipdiff_impl.matting.trimap import trimap_from_mask
-from blipdiff_impl.synthesis import cutting_out, rejects, sample_making
-from blipdiff_impl.synthesis.backgrounds import Backgrounds, cut_ground
-from blipdiff_impl.synthesis.composing import blend, subject_box
-from blipdiff_impl.synthesis.cutting_out import cut_out
-from blipdiff_impl.synthesis.photo_list import Photo
-from blipdiff_impl.synthesis.sample_making import MEMBERS, SampleMaker, draws_of
-from blipdiff_impl.synthesis.segmenting import Segmenter, _near
-from blipdiff_impl.synthesis.settings import SynthesisSettings
+from blipdiff_impl.pictures.matting import clipseg
+from blipdiff_impl.pictures.matting.matte import matte
+from blipdiff_impl.pictures.matting.trimap import trimap_from_mask
 
 SETTINGS = SynthesisSettings()
 GIVEN_BOX = (0.25, 0.2, 0.75, 0.85)
@@ -278,7 +277,7 @@ def test_a_failure_of_matting_is_told_of(make, tmp_path, monkeypatch, error):
         raise error
 
     photo = write_photo(tmp_path, "a")
-    monkeypatch.setattr(cutting_out, "matte", fail)
+    monkeypatch.setattr(segmenting, "matte", fail)
     outcome = make(photo)
     assert outcome.rule == rejects.MATTING and outcome.reason == str(error).split(". ")[0] + "."
 
@@ -341,7 +340,7 @@ def test_settings_that_are_not_possible(values, sentence):
 
 
 def test_a_dreambench_photo(dreambench, tmp_path):
-    """The duck's beak is orange on its new ground too, and the composite has the box's proportions."""
+    """The duck's beak is orange on its new background too, and the composite has the box's proportions."""
     from tools.make_matte_sheet import BOXES, read_photo, rough_mask
 
     path, box = dreambench / "duck_toy" / "00.jpg", BOXES["duck_toy"]

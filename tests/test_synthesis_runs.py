@@ -16,15 +16,16 @@ import torch
 from pretraining_fixtures import write_model
 from synthesis_fixtures import contents, many_photos, soft_picture, write_list, write_photo
 
+from blipdiff_impl.blip_diffusion.pretraining.command import train
+from blipdiff_impl.blip_diffusion.pretraining.settings import Stage2Settings
+from blipdiff_impl.blip_diffusion.synthesis import command
+from blipdiff_impl.blip_diffusion.synthesis.sharding import manifest, shard_writing, workers
+from blipdiff_impl.blip_diffusion.synthesis.sharding import synthesise as synthesising
+from blipdiff_impl.blip_diffusion.synthesis.sharding.rejects import NO_CAPTION
+from blipdiff_impl.blip_diffusion.synthesis.sharding.settings import SynthesisSettings
+from blipdiff_impl.blip_diffusion.synthesis.sharding.synthesise import synthesise
 from blipdiff_impl.errors import SubjectError
-from blipdiff_impl.pretraining.command import train
-from blipdiff_impl.pretraining.settings import Stage2Settings
-from blipdiff_impl.pretraining.shards import Shards
-from blipdiff_impl.synthesis import command, manifest, shard_writing, workers
-from blipdiff_impl.synthesis import synthesise as synthesising
-from blipdiff_impl.synthesis.rejects import NO_CAPTION
-from blipdiff_impl.synthesis.settings import SynthesisSettings
-from blipdiff_impl.synthesis.synthesise import synthesise
+from blipdiff_impl.training.shards import Shards
 from tools.places import ROOT
 
 COUNT, WITHOUT_CAPTION = (
@@ -107,7 +108,8 @@ def test_a_key_of_the_greatest_length(tmp_path):
 def test_a_run_killed_in_the_middle_goes_on_to_the_same_bytes(sources, unbroken, tmp_path):
     out = tmp_path / "out"
     program = (
-        "import argparse; from blipdiff_impl.synthesis import command; parser = argparse.ArgumentParser(); "
+        "import argparse; from blipdiff_impl.blip_diffusion.synthesis import command; "
+        "parser = argparse.ArgumentParser(); "
         "command.add_commands(parser.add_subparsers()); options = parser.parse_args(); options.run(options)"
     )
     arguments = ["synthesise", "shards", sources.photos, "--backgrounds", sources.backgrounds, "--out", out,

@@ -1,9 +1,9 @@
-"""Token ids against transformers' own tokenizers and the published check values (fact sheet 12)."""
+"""Token ids against transformers' own tokenizers and the published check values (docs/method.md 12)."""
 
 import pytest
 
 from blipdiff_impl.errors import SubjectError
-from blipdiff_impl.tokenizers import (
+from blipdiff_impl.prompts.tokenizers import (
     DATA,
     WordPieceTokenizer,
     _clip_bpe,

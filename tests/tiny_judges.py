@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from blipdiff_impl.toybox.render import render_picture, render_reference
-from blipdiff_impl.toybox.world import BACKGROUND_NAMES, subject_from_seed
+from blipdiff_impl.toy_world.render import render_picture, render_reference
+from blipdiff_impl.toy_world.world import BACKGROUND_NAMES, subject_from_seed
 
 SIDE, PATCH, WIDTH = 32, 8, 24
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 20}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from blipdiff_impl.checkpoints import write_single_file
-from blipdiff_impl.config import (
+from blipdiff_impl.blip_diffusion.checkpoints import write_single_file
+from blipdiff_impl.blip_diffusion.config import (
     ImageTowerConfig,
     ModelConfig,
     QFormerConfig,
@@ -13,7 +13,7 @@ from blipdiff_impl.config import (
     UNetConfig,
     VAEConfig,
 )
-from blipdiff_impl.subject_module import SubjectEncoderModule
+from blipdiff_impl.blip_diffusion.subject_module import SubjectEncoderModule
 
 WIDTH = 64
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "dog", "tea", "##pot", "mug", "a", "b"]

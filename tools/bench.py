@@ -1,9 +1,11 @@
-"""`make bench`: run every benchmarks/bench_*.py in turn, and write what they print into docs/benchmarks.md."""
+"""`make bench`: run every benchmarks/bench_*.py in turn, or with DEVICE=gpu benchmarks/gpu.py, and write what they
+print into docs/benchmarks.md."""
 
 import datetime
 import platform
 import subprocess
 import sys
+import threading
 from importlib.metadata import version
 from pathlib import Path
 
@@ -13,10 +15,23 @@ from tools.problems import Problem, run_command
 
 PAGE = ROOT / "docs" / "benchmarks.md"
 HEADING = "## The last run"
+GPU_HEADING = "## On a GPU"
+GPU_LIMIT = 660  # seconds, a minute more than the benchmark gives itself
 
 
 def main():
-    """Run the benchmarks one after the other, each in a process of its own: they measure memory and start-up too."""
+    """Run what `sys.argv` names: "cpu" (everything) or "gpu"."""
+    device = sys.argv[1] if len(sys.argv) > 1 else "cpu"
+    if device not in ("cpu", "gpu"):
+        raise Problem(f"DEVICE={device} is not known; it can be cpu or gpu.")
+    if device == "gpu":
+        _run_on_gpu()
+    else:
+        _run_all()
+
+
+def _run_all():
+    """Every benchmark in a process of its own: they measure memory and start-up too."""
     names = sorted(path.stem for path in (ROOT / "benchmarks").glob("bench_*.py"))
     printed = {name: _run(name) for name in names}
     failed = [name for name, lines in printed.items() if lines is None]
@@ -26,25 +41,52 @@ def main():
 
 
 def page_with(page, printed):
-    """The page's text with its last section made anew; `printed`: lines by name of the benchmark."""
+    """The page's text with its last section made again; `printed`: lines by name of the benchmark."""
     notes = page.partition(HEADING)[0].rstrip()
     blocks = [f"`{name}`\n\n" + "\n".join(f"    {line}" for line in lines) for name, lines in printed.items()]
-    return "\n\n".join([notes, HEADING, _machine(), *blocks]) + "\n"
+    return "\n\n".join([notes, HEADING, machine(), *blocks]) + "\n"
 
 
-def _run(name):
-    """The lines that a benchmark printed, None if it failed. They are shown as they come."""
+def _run_on_gpu():
+    import torch
+
+    if not torch.cuda.is_available():
+        raise Problem(
+            "PyTorch sees no GPU here, so nothing was measured and the page stays as it is. `make bench` without "
+            "DEVICE measures on the CPU."
+        )
+    lines = _run("gpu", GPU_LIMIT)
+    if lines is None:
+        raise Problem("the benchmark failed, or took longer than its ten minutes. The page stays as it is.")
+    _write(page_with_gpu(PAGE.read_text(encoding="utf-8"), lines))
+
+
+def page_with_gpu(page, lines):
+    """The page's text with its section on GPUs made again, which stands before the last run."""
+    before, heading, last = page.partition(HEADING)
+    printed = "\n".join(f"    {line}" for line in lines)
+    notes = before.partition(GPU_HEADING)[0].rstrip()
+    return "\n\n".join([notes, GPU_HEADING, f"`make bench DEVICE=gpu`, {machine()}", printed]) + f"\n\n{heading}{last}"
+
+
+def _run(name, limit=None):
+    """The lines that a benchmark printed, None if it failed or took more than `limit` seconds. They are shown as they
+    come."""
     print(f"== {name}", flush=True)
     command = [sys.executable, "-m", f"benchmarks.{name}"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        clock = threading.Timer(limit or threading.TIMEOUT_MAX, process.kill)
+        clock.daemon = True
+        clock.start()
         lines = []
         for line in process.stdout:
             print(line, end="", flush=True)
             lines.append(line.rstrip())
+        clock.cancel()
     return None if process.returncode else lines
 
 
-def _machine():
+def machine():
     """Where and with what the numbers were made."""
     named = [f"{name} {version(name)}" for name in ("torch", "diffusers", "transformers")]
     python = f"Python {platform.python_version()}"

@@ -16,7 +16,7 @@ from tools.browser import find_chromium, install_chromium
 from tools.host import find_own_host
 from tools.host_source import PINNED_VERSION, host_folder, obtain_host
 from tools.installers import run_installer
-from tools.places import CACHE, COMFY_CLI, REFERENCE, ROOT, TRANSFORMERS_4_50, VENV_PYTHON
+from tools.places import CACHE, COMFY_CLI, NEW_FRONT_END, REFERENCE, ROOT, TRANSFORMERS_4_50, VENV_PYTHON
 from tools.problems import Problem
 
 TOOLS = ROOT / "tools"
@@ -115,7 +115,7 @@ def _venv_packages_step():
 
 
 def _extra_step(title, lock):
-    """More packages in the virtual environment. After an interruption they are all installed anew."""
+    """More packages in the virtual environment. After an interruption they are all installed again."""
     return _packages_step(title, lock, VENV, lambda: None, ["--python", VENV_PYTHON, "--reinstall"])
 
 
@@ -153,10 +153,26 @@ def _own_or_pinned_host_step():
     return pinned._replace(done=lambda: find_own_host() is not None or pinned.done())
 
 
+def _new_front_end_step():
+    """Fetched anew each time: nobody can pin what is newest."""
+    package = "comfyui-frontend-package"
+    command = [
+        VENV_PYTHON, "-m", "uv", "pip", "install", "--python", VENV_PYTHON, "--target", NEW_FRONT_END, "--no-deps",
+        "--upgrade", "--refresh-package", package, package,
+    ]  # fmt: skip
+    return Step(
+        "The newest front end", lambda: False, lambda: run_installer("Installing the newest front end", command)
+    )
+
+
 _DEMO = (
     _venv_step(),
     _venv_packages_step(),
     _own_or_pinned_host_step(),
+)
+# With nothing that other processes of this environment might be importing: --no-deps.
+_PLOTS = _packages_step(
+    "Matplotlib", TOOLS / "plots.lock", VENV, lambda: None, ["--python", VENV_PYTHON, "--no-deps", "--reinstall"]
 )
 _COMFY_CLI = _target_step("comfy-cli", TOOLS / "comfy-cli.lock", COMFY_CLI)
 STEPS = {
@@ -166,9 +182,12 @@ STEPS = {
         *_DEMO,
         _COMFY_CLI,
         _extra_step("Ray Data", TOOLS / "ray.lock"),
+        _PLOTS,
         _target_step("Reference implementation (diffusers 0.33.1)", TOOLS / "reference.lock", REFERENCE),
         _target_step("transformers 4.50", TOOLS / "transformers-4.50.lock", TRANSFORMERS_4_50),
         Step("Chromium", find_chromium, lambda: install_chromium(CACHE / "setup.log")),
     ),
+    "headline": (*_DEMO, _PLOTS),
+    "new-front-end": (*_DEMO, _new_front_end_step()),
     "old-host": (*_DEMO, _host_step("0.16.3")),
 }

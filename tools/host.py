@@ -19,6 +19,8 @@ from tools.problems import Problem
 
 STARTUP_SECONDS = 600  # it takes 10 s on two idle cores
 LOG_LINES_SHOWN = 15
+COMMAND_LETTERS = 120
+LEASH = Path(__file__).parent / "leash.py"
 
 
 def find_host(environ=os.environ, checkout=ROOT):
@@ -72,8 +74,25 @@ def require_free_port(port):
             probe.bind(("127.0.0.1", port))
         except (OSError, OverflowError) as error:
             raise Problem(
-                f"port {port} cannot be used ({error}); choose another one, for example `make ui PORT={free_port()}`."
+                f"port {port} cannot be used ({error}){holder_of(port)}; or choose another one, for example "
+                f"`make ui PORT={free_port()}`."
             ) from error
+
+
+def holder_of(port):
+    """Which process listens on a port and how to end it, or how to find that out, as the rest of a sentence."""
+    import psutil
+
+    try:
+        listening = [one for one in psutil.net_connections("tcp") if one.status == psutil.CONN_LISTEN]
+        pids = {one.pid for one in listening if one.laddr.port == port} - {None}
+        for pid in pids:
+            command = " ".join(" ".join(psutil.Process(pid).cmdline()).split())[:COMMAND_LETTERS]
+            return f": process {pid} has it ({command}); end that with `kill {pid}`"
+    except (psutil.Error, OSError, RuntimeError):  # macOS shows other processes to root only
+        pass
+    find = f"netstat -ano | findstr :{port}" if os.name == "nt" else f"lsof -i :{port}"
+    return f"; `{find}` shows which process has it, if one has"
 
 
 class RunningHost:
@@ -144,12 +163,26 @@ def running_host(base_dir, host=None, port=None, pack=ROOT, device="cpu", argume
     """
     base_dir = Path(base_dir).resolve()
     _prepare_base(base_dir, pack)
+    arguments = [*front_end_arguments(), *arguments]
     server = _start(base_dir, host or find_host(), port or free_port(), device, arguments)
     try:
         server.wait_until_ready()
         yield server
     finally:
         server.stop()
+
+
+def front_end_arguments(environ=os.environ):
+    """What makes the host serve the front end in the folder that FRONT_END names, rather than its own.
+
+    Raises Problem when there is none.
+    """
+    chosen = environ.get("FRONT_END")
+    if not chosen:
+        return []
+    if not (Path(chosen) / "index.html").is_file():
+        raise Problem(f"FRONT_END is {chosen}, which has no index.html: it is no front end of ComfyUI.")
+    return ["--front-end-root", str(Path(chosen).resolve())]
 
 
 def _prepare_base(base_dir, pack):
@@ -165,7 +198,7 @@ def _prepare_base(base_dir, pack):
 def _start(base_dir, host, port, device, arguments):
     log_path = base_dir / "host.log"
     command = [
-        str(host_python(host)), str(host / "main.py"),
+        str(host_python(host)), str(LEASH), str(host / "main.py"),
         *(["--cpu"] if device == "cpu" else []),
         "--port", str(port),
         "--base-directory", str(base_dir),
@@ -175,8 +208,9 @@ def _start(base_dir, host, port, device, arguments):
         *arguments,
     ]  # fmt: skip
     with log_path.open("wb") as log:
-        # A session of its own: Ctrl-C in the terminal reaches only the command, which then stops the host in order.
+        # A session of its own: Ctrl-C in the terminal reaches only the command, which then stops the host in order. The
+        # pipe is its leash: it closes with this process, and the host ends.
         process = subprocess.Popen(
-            command, cwd=base_dir, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            command, cwd=base_dir, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
         )
     return RunningHost(process, port, base_dir, log_path)

@@ -15,8 +15,9 @@ def load_comfy(base_dir):
     """Import ComfyUI on the CPU with its models, inputs and outputs in `base_dir`, and the pack as the host loads it.
 
     Returns a namespace: `nodes`, `folder_paths`, `model_management`, `sd`, `utils` (the host's modules), `pack` (this
-    pack's module) and `node(name)`, which finds a node class of the pack or of the host's core by its id. Importing is
-    possible once per process: a second call returns the first namespace.
+    pack's module), `node(name)`, which finds a node class of the pack or of the host's core by its id, and
+    `module(name)`, a module of the pack under its name inside the pack. Importing is possible once per process: a
+    second call returns the first namespace.
     """
     global _loaded
     if _loaded is None:
@@ -45,6 +46,9 @@ def _import_comfy(host, base_dir):
     def node(name):
         return pack_nodes.get(name) or nodes.NODE_CLASS_MAPPINGS[name]
 
+    def module(name):
+        return importlib.import_module(f"{pack.__name__}.{name}")
+
     return SimpleNamespace(
         nodes=nodes,
         folder_paths=folder_paths,
@@ -53,6 +57,7 @@ def _import_comfy(host, base_dir):
         utils=comfy.utils,
         pack=pack,
         node=node,
+        module=module,
     )
 
 

@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from blipdiff_impl.finetuning.pictures import squares
-from blipdiff_impl.finetuning.plain import encode_pictures, tune
-from blipdiff_impl.finetuning.settings import FinetuneSettings
-from blipdiff_impl.pipeline import SubjectPipeline
+from blipdiff_impl.blip_diffusion.finetuning.pictures import squares
+from blipdiff_impl.blip_diffusion.finetuning.plain import encode_pictures, tune
+from blipdiff_impl.blip_diffusion.finetuning.settings import FinetuneSettings
+from blipdiff_impl.blip_diffusion.pipeline import SubjectPipeline
+from blipdiff_impl.pictures.pixels import to_pillow
 from tools.places import ROOT
 
-SIDE, STEPS, GUIDANCE, PLACES, SEED = 288, 25, 4.0, ("in the snow", "on the beach"), 1
+SIDE, STEPS, GUIDANCE, PLACES, SEED = 288, 25, 2.5, ("in the snow", "on the beach"), 1
 
 
 def main():
@@ -38,9 +39,9 @@ def main():
 def _settings(nodes):
     """Those of the workflow's node; its widgets come in this order, with one of the front end's own after the seed."""
     values = next(node["widgets_values"] for node in nodes if node["type"] == "SubjectFinetune")
-    method, steps, rate, batch, rank, seed = values[:6]
-    background_weight, flip, prior_weight, ema_decay = values[11:15]
-    return FinetuneSettings(method, steps, rate, batch, rank, seed, background_weight, flip, prior_weight, ema_decay)
+    first = ("method", "steps", "learning_rate", "batch_size", "rank", "seed")
+    later = ("background_weight", "flip", "prior_weight", "ema_decay")
+    return FinetuneSettings(**dict(zip((*first, *later), (*values[:6], *values[11:15]), strict=True)))
 
 
 def _row(photos, before, after, place):
@@ -51,7 +52,7 @@ def _row(photos, before, after, place):
 
 
 def _enlarge(pixels):
-    picture = Image.fromarray((pixels * 255).round().to(torch.uint8).numpy())
+    picture = to_pillow(pixels)
     return np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.LANCZOS))
 
 

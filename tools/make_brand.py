@@ -8,8 +8,8 @@ A subject of the toy world and the sixteen vectors that it becomes, coloured lik
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from blipdiff_impl.toybox.render import render_subject
-from blipdiff_impl.toybox.world import Look, ToySubject
+from blipdiff_impl.toy_world.render import render_subject
+from blipdiff_impl.toy_world.world import Look, ToySubject
 from tools.places import ROOT
 from tools.problems import run_command
 

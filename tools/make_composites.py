@@ -15,13 +15,14 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from blipdiff_impl.contact_sheet import contact_sheet
-from blipdiff_impl.pretraining.shards import Shards
-from blipdiff_impl.synthesis.photo_list import Photo, write_photos
-from blipdiff_impl.synthesis.settings import SynthesisSettings
-from blipdiff_impl.synthesis.synthesise import Sources, synthesise
-from blipdiff_impl.toybox.backgrounds import render_background
-from blipdiff_impl.toybox.world import BACKGROUNDS
+from blipdiff_impl.blip_diffusion.synthesis.photo_list import Photo, write_photos
+from blipdiff_impl.blip_diffusion.synthesis.sharding.settings import SynthesisSettings
+from blipdiff_impl.blip_diffusion.synthesis.sharding.synthesise import Sources, synthesise
+from blipdiff_impl.pictures.contact_sheet import contact_sheet
+from blipdiff_impl.pictures.pixels import to_pillow
+from blipdiff_impl.toy_world.backgrounds import render_background
+from blipdiff_impl.toy_world.world import BACKGROUNDS
+from blipdiff_impl.training.shards import Shards
 from tools.make_matte_sheet import BOXES, DREAMBENCH, photos_of, read_photo, rough_mask
 from tools.problems import Problem, run_command
 
@@ -42,7 +43,7 @@ def main():
     cells = torch.stack([_cell(p) for sample in samples for p in (sample.picture, sample.mask, sample.composite)])
     labels = [name for s in samples for name in (s.key.partition(":")[2], "mask", "composite")]
     sheet = contact_sheet(cells, 3 * options.columns, labels)[0]
-    Image.fromarray((sheet * 255).round().to(torch.uint8).numpy()).save(options.output, optimize=True)
+    to_pillow(sheet).save(options.output, optimize=True)
     print(f"{options.output}: {len(samples)} photos, left out: {manifest.rejected()}")
 
 
@@ -71,7 +72,7 @@ def write_material(folder, copies=1):
 def _entry(path, folder):
     name = path.parent.name
     mask = rough_mask(read_photo(path), BOXES[name])
-    Image.fromarray((mask * 255).to(torch.uint8).numpy()).save(folder / f"{name}.png")
+    to_pillow(mask).save(folder / f"{name}.png")
     return name, path, f"{name}.png"
 
 

@@ -7,11 +7,11 @@ files in the input folder of the host, among the user's own.
 """
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
-from blipdiff_impl.toybox.backgrounds import render_background
-from blipdiff_impl.toybox.render import place, render_picture, render_subject
-from blipdiff_impl.toybox.world import HELD_OUT_SEED, ToySubject, subject_from_seed
+from blipdiff_impl.toy_world.backgrounds import render_background
+from blipdiff_impl.toy_world.render import LARGE_SIZE, PICTURE_SIZE, place, render_picture, render_subject
+from blipdiff_impl.toy_world.world import HELD_OUT_SEED, ToySubject, subject_from_seed
 from tools.places import ROOT
 
 FOLDER = ROOT / "workflows" / "input"
@@ -29,11 +29,31 @@ PICTURES = {
     "blipdiffusion_robot_3": (10, "robot", "brick wall", 200, (20, 30)),
 }
 
-# Pictures to edit, at the embedded model's own size: file name -> (held-out subject, kind, background).
+# Things cut out on black, as MS-Diffusion's references are: file name -> (held-out subject, kind).
+CUT_OUTS = {
+    "blipdiffusion_mug_cut_out": (4, "mug"),
+    "blipdiffusion_robot_cut_out": (10, "robot"),
+    "blipdiffusion_cat_cut_out": (21, "cat"),
+}
+
+# Pictures to edit, at the larger of the embedded model's sizes: file name -> (held-out subject, kind, background).
 SCENES = {
     "blipdiffusion_cat_in_the_snow": (21, "cat", "snow"),
-    "blipdiffusion_other_robot": (33, "robot", "beach"),
+    "blipdiffusion_other_robot_painted": (33, "robot", "beach"),
 }
+# Where somebody painted in ComfyUI's mask editor, which makes what is painted transparent: file name -> corners.
+PAINTED = {"blipdiffusion_other_robot_painted": (22, 24, 170, 174)}
+_BRUSH = 20  # pixels, the roundness of the corners
+
+
+# A folder to find pictures in: (held-out subject, kind, background).
+ALBUM = "blipdiffusion_album"
+FOUND = (
+    (101, "cat", "snow"), (104, "cat", "snow"), (107, "cat", "beach"), (110, "robot", "grass"), (113, "robot", "night"),
+    (116, "boat", "water"), (119, "boat", "sunset"), (122, "house", "forest"), (125, "house", "snow"),
+    (128, "mug", "table"), (131, "star", "sky"), (134, "fish", "water"), (137, "hat", "carpet"),
+    (140, "rocket", "night"), (143, "car", "road"), (146, "mushroom", "forest"),
+)  # fmt: skip
 
 
 def draw(index: int, kind: str, background: str, side: int, corner: tuple[int, int]) -> Image.Image:
@@ -43,18 +63,42 @@ def draw(index: int, kind: str, background: str, side: int, corner: tuple[int, i
     return Image.fromarray(place(render_subject(subject, side), ground, *corner).picture)
 
 
-def draw_scene(index: int, kind: str, background: str) -> Image.Image:
-    """The held-out subject with this number in a place, as the embedded model was shown them, 96x96."""
+def draw_cut_out(index: int, kind: str) -> Image.Image:
+    """The held-out subject with this number on black, cut to its edges."""
+    drawn = render_subject(subject_from_seed(HELD_OUT_SEED + index, kind), SIDE)
+    alpha = drawn.getchannel("A")
+    return Image.composite(drawn.convert("RGB"), Image.new("RGB", drawn.size), alpha).crop(alpha.getbbox())
+
+
+def draw_scene(index: int, kind: str, background: str, size: int = LARGE_SIZE) -> Image.Image:
+    """The held-out subject with this number in a place, as the embedded model was shown them, `size` pixels wide."""
     subject = subject_from_seed(HELD_OUT_SEED + index, kind)
-    return Image.fromarray(render_picture(subject, background, np.random.default_rng(index)).picture)
+    return Image.fromarray(render_picture(subject, background, np.random.default_rng(index), size=size).picture)
+
+
+def painted(picture: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
+    """The picture with a transparent box; its colours stay below."""
+    alpha = Image.new("L", picture.size, 255)
+    ImageDraw.Draw(alpha).rounded_rectangle(box, _BRUSH, fill=0)
+    picture = picture.convert("RGBA")
+    picture.putalpha(alpha)
+    return picture
 
 
 def main() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     for name, picture in PICTURES.items():
         draw(*picture).save(FOLDER / f"{name}.png", optimize=True)
+    for name, thing in CUT_OUTS.items():
+        draw_cut_out(*thing).save(FOLDER / f"{name}.png", optimize=True)
     for name, scene in SCENES.items():
-        draw_scene(*scene).save(FOLDER / f"{name}.png", optimize=True)
+        picture = draw_scene(*scene)
+        picture = painted(picture, PAINTED[name]) if name in PAINTED else picture
+        picture.save(FOLDER / f"{name}.png", optimize=True)
+    (FOLDER / ALBUM).mkdir(exist_ok=True)
+    for index, kind, background in FOUND:
+        name = f"{kind}_{background.replace(' ', '_')}_{index}.png"
+        draw_scene(index, kind, background, PICTURE_SIZE).save(FOLDER / ALBUM / name, optimize=True)
 
 
 if __name__ == "__main__":

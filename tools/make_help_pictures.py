@@ -11,9 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
-from blipdiff_impl.contact_sheet import contact_sheet
+from blipdiff_impl.files import as_tensor, read_picture
+from blipdiff_impl.pictures.contact_sheet import contact_sheet
+from blipdiff_impl.pictures.pixels import to_pillow
 from tools.inprocess import load_comfy
 from tools.numbers import editing
 from tools.numbers.two_subjects import Toybox
@@ -105,6 +107,45 @@ def inversion(painter):
     return contact_sheet(torch.cat([case.rendered, *back]), 3, ["picture", "DDIM, 8 steps", "fixed point, 8 steps"])
 
 
+def boxes(painter):
+    """What Apply MS-Diffusion shows of three drawn things; no adapter is needed for that."""
+    things = [("house", "house", (0.3, 0.05, 0.75, 0.6)), ("mug", "mug", (0.05, 0.45, 0.4, 0.95)),
+              ("robot_1", "robot", (0.6, 0.4, 0.97, 0.97))]  # fmt: skip
+    placed = None
+    for name, phrase, edges in things:
+        photo = as_tensor(read_picture(PHOTO.parent / f"blipdiffusion_{name}.png"))[None]
+        given = {"canvas_width": 1216, "canvas_height": 832, "previous": placed}
+        placed = painter.toybox.call("MSDiffusionSubject", photo, phrase, *edges, 1.0, **given)[0]
+    return painter.comfy.module("blipdiff_impl.ms_diffusion.box_sheet").box_sheet(placed.placed)
+
+
+def conversation(_):
+    """How a conversation becomes a picture, as a drawing: no model is needed for it."""
+    sheet = Image.new("RGB", (900, 250), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(17)
+    boxes = [
+        (15, 25, 150, 95, "pictures"), (15, 150, 150, 220, "words"), (200, 25, 335, 95, "CLIP vision"),
+        (385, 25, 545, 220, "language\nmodel (OPT)"), (595, 25, 730, 95, "reply"),
+        (595, 150, 730, 220, "mapper\n77 rows"), (780, 150, 885, 220, "sampler"),
+    ]  # fmt: skip
+    for left, top, right, bottom, name in boxes:
+        draw.rounded_rectangle((left, top, right, bottom), 12, "#eef3fb", "#4a6fa5", 2)
+        middle = ((left + right) / 2, (top + bottom) / 2)
+        draw.multiline_text(middle, name, "#222222", font, anchor="mm", align="center")
+    for left, right, height in (
+        (150, 200, 60),
+        (335, 385, 60),
+        (150, 385, 185),
+        (545, 595, 60),
+        (545, 595, 185),
+        (730, 780, 185),
+    ):
+        draw.line((left + 4, height, right - 8, height), "#4a6fa5", 3)
+        draw.polygon([(right - 3, height), (right - 13, height - 6), (right - 13, height + 6)], "#4a6fa5")
+    draw.text((570, 122), "[IMG0] ... [IMG7]", "#777777", font, anchor="lm")
+    return as_tensor(sheet)[None]
+
+
 PICTURES = {
     "SubjectModelLoader": loader,
     "SubjectEncoder": encoder,
@@ -112,6 +153,8 @@ PICTURES = {
     "SubjectPromptSchedule": schedule,
     "SubjectSamplerPNDM": pndm,
     "SubjectInvert": inversion,
+    "MSDiffusionApply": boxes,
+    "GILL": conversation,
 }
 
 
@@ -120,8 +163,7 @@ def main(names=tuple(sys.argv[1:])):
     with tempfile.TemporaryDirectory() as base:
         painter = Painter(load_comfy(Path(base)))
         for name in names or PICTURES:
-            sheet = (PICTURES[name](painter)[0] * 255).round().to(torch.uint8).numpy()
-            Image.fromarray(sheet).save(ROOT / "web" / "docs" / f"{name}.jpg", quality=88, optimize=True)
+            to_pillow(PICTURES[name](painter)[0]).save(ROOT / "web" / "docs" / f"{name}.jpg", quality=88, optimize=True)
 
 
 def _square(picture):

@@ -24,6 +24,7 @@ SOURCES = ROOT / "tools" / "translated_from.json"
 ENGLISH = "en"
 LANGUAGES = ("zh", "zh-TW", "ja", "ko", "fr", "ru", "es", "de")  # as the front end spells them; it has no German yet
 _PARTS = ("main", "nodeDefs")
+_OWN_TYPES = ("SUBJECT", "MS_", "GILL_")  # how the pack's own types of sockets begin
 
 
 def english_texts(nodes):
@@ -36,7 +37,7 @@ def english_texts(nodes):
     for node in nodes:
         info = node.GET_NODE_INFO_V1()
         texts["nodeCategories"] |= {part: part for part in info["category"].split("/")}
-        texts["dataTypes"] |= {kind: kind for kind in info["output"] if kind.startswith("SUBJECT")}
+        texts["dataTypes"] |= {kind: kind for kind in info["output"] if kind.startswith(_OWN_TYPES)}
         texts["nodeDefs"][info["name"]] = _node_texts(info)
     return texts
 
@@ -138,7 +139,7 @@ def main():
         mark_done(sources, arguments.done, english, arguments.keys or english)
     _write(SOURCES, {key: sources[key] for key in english if key in sources})
     problems = [line for name in LANGUAGES for line in find_problems(name, english, flat(read_language(name)), sources)]
-    sys.stdout.write("\n".join([*problems, f"{len(english)} texts, {len(problems)} to be translated anew"]) + "\n")
+    sys.stdout.write("\n".join([*problems, f"{len(english)} texts, {len(problems)} to be translated again"]) + "\n")
 
 
 if __name__ == "__main__":

@@ -19,9 +19,10 @@ from scipy.cluster.vq import kmeans2
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 
-from blipdiff_impl.contact_sheet import contact_sheet
-from blipdiff_impl.matting.matte import matte
-from blipdiff_impl.matting.trimap import EDGE, trimap_from_mask
+from blipdiff_impl.pictures.contact_sheet import contact_sheet
+from blipdiff_impl.pictures.matting.matte import matte
+from blipdiff_impl.pictures.matting.trimap import EDGE, trimap_from_mask
+from blipdiff_impl.pictures.pixels import to_pillow
 from tools.places import ROOT
 from tools.problems import Problem, run_command
 
@@ -57,7 +58,7 @@ def main():
     cells = torch.cat([_row(photo, options.edge) for photo in photos])
     labels = [f"{_name(photo)}: {step}" if step == STEPS[0] else step for photo in photos for step in STEPS]
     sheet = contact_sheet(cells, len(STEPS) * options.columns, labels)[0]
-    Image.fromarray((sheet * 255).round().to(torch.uint8).numpy()).save(options.output, quality=88, optimize=True)
+    to_pillow(sheet).save(options.output, quality=88, optimize=True)
     print(f"{options.output}: {len(photos)} photos")
 
 

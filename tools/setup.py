@@ -1,4 +1,4 @@
-"""Set up what the developer commands need: `python3 -m tools.setup demo|test|old-host`.
+"""Set up what the developer commands need: `python3 -m tools.setup demo|test|headline|old-host`.
 
 Runs on the bare Python of the machine with nothing but its standard library. What is done already is not done again.
 This file keeps to syntax that an old Python can read, so that it can say that it is too old.

@@ -9,9 +9,13 @@ from tools.problems import Problem, run_command
 
 def main():
     """Run the host in the foreground."""
-    port, device = sys.argv[1:]
-    if not port.isdigit():
+    port, device = [*sys.argv[1:], "", ""][:2]
+    if not (port.isascii() and port.isdigit()):
         raise Problem(f"PORT is {port!r}, which is no number; for example: make ui PORT=8189")
+    if not 0 < int(port[:6]) < 65536:
+        raise Problem(f"PORT is {port[:20]}, but ports go from 1 to 65535; for example: make ui PORT=8189")
+    if device not in ("cpu", "gpu"):
+        raise Problem(f"DEVICE is {device!r}, which is none; it is cpu or gpu, for example: make ui DEVICE=gpu")
     require_free_port(int(port))
     print("Starting ComfyUI ...", flush=True)
     with running_host(CACHE / "ui", port=int(port), device=device) as host:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .attention import probabilities
-from .errors import SubjectError
+from ..errors import SubjectError, excerpt, first_few
+from ..prompts.rows import SUBJECT_MARKER, tidied
+from .probabilities import column_means
 
 SUBJECT, EACH_VECTOR, EACH_WORD, CHOSEN_WORDS = "subject", "each vector", "each word", "chosen words"
 TOKEN_CHOICES = (SUBJECT, EACH_VECTOR, EACH_WORD, CHOSEN_WORDS)
@@ -51,7 +53,7 @@ class PromptColumns:
             SubjectError: a word that the prompt does not have, no words, or no subject in the prompt.
         """
         if tokens == EACH_WORD:
-            return tuple((word, columns) for word, columns in self.words if any(map(str.isalnum, word)))
+            return self._each_word()
         if tokens == CHOSEN_WORDS:
             return self._chosen(words)
         if not self.subjects:
@@ -64,13 +66,21 @@ class PromptColumns:
             for number, column in enumerate(columns, 1)
         )
 
+    def _each_word(self) -> Named:
+        words = tuple((word, columns) for word, columns in self.words if any(map(str.isalnum, word)))
+        if not words:
+            raise SubjectError(
+                f"This prompt has no words in it, only {self._listed() or 'nothing'}. Choose 'subject' or write words."
+            )
+        return words
+
     def _chosen(self, words: str) -> Named:
-        wanted = list(dict.fromkeys(words.lower().replace(",", " ").split()))
+        wanted = list(dict.fromkeys(tidied(words).lower().replace(SUBJECT_MARKER, "subject").replace(",", " ").split()))
         if not wanted:
             raise SubjectError(f"No words are chosen. Write some of: {self._listed()}.")
         known = {**dict(self._named_subjects()), **dict(self.words)}
         if missing := [word for word in wanted if word not in known]:
-            raise SubjectError(f"The prompt has no {', '.join(map(repr, missing))}. Its words are: {self._listed()}.")
+            raise SubjectError(f"The prompt has no {first_few(map(repr, missing))}. Its words are: {self._listed()}.")
         return tuple((word, known[word]) for word in wanted)
 
     def _named_subjects(self) -> Named:
@@ -80,7 +90,7 @@ class PromptColumns:
         return tuple((f"subject {number} ({name})", cols) for number, (name, cols) in enumerate(self.subjects, 1))
 
     def _listed(self) -> str:
-        return ", ".join(name for name, _ in (*self._named_subjects(), *self.words))
+        return first_few(name for name, _ in (*self._named_subjects(), *self.words))
 
 
 @dataclass
@@ -104,34 +114,36 @@ class MapRecord:
             period: keys after which the prompt repeats, at least its own columns; a host repeats the shorter of two.
             bias: what is added to the scores, `[B, h * w, keys]`.
         """
-        maps = [
-            # One picture at a time: the probabilities of all heads and columns are the largest thing here.
-            self._of_picture(q[i : i + 1], k[i : i + 1], heads, period, None if bias is None else bias[i : i + 1])
-            for i in range(len(q))
-        ]
-        found = torch.stack(maps).unflatten(-1, grid)
+        found = column_means(q, k, heads, [columns for _, columns in self.chosen], period, bias).unflatten(-1, grid)
         self._sums[grid] = found + self._sums[grid] if grid in self._sums else found
         self._counts[grid] = self._counts.get(grid, 0) + 1
-
-    def _of_picture(self, q: Tensor, k: Tensor, heads: int, period: int, bias: Tensor | None) -> Tensor:
-        seen = probabilities(q, k, heads, bias)[0].mean(dim=0)  # [queries, keys]
-        seen = seen.unflatten(-1, (-1, period)).sum(dim=1)
-        return torch.stack([seen[:, list(columns)].mean(dim=1) for _, columns in self.chosen])
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing was recorded."""
         return not self._sums
 
-    def moved_to_cpu(self) -> MapRecord:
-        """The same record, in the computer's own memory."""
-        self._sums = {grid: total.cpu() for grid, total in self._sums.items()}
-        return self
+    def apart(self, pictures: int) -> list[MapRecord]:
+        """A record for each picture, in the computer's own memory."""
+        return [
+            MapRecord(
+                self.chosen,
+                {grid: total[i : i + 1].cpu().clone() for grid, total in self._sums.items()},
+                dict(self._counts),
+            )
+            for i in range(pictures)
+        ]
+
+    @property
+    def size(self) -> int:
+        """Bytes that it takes."""
+        return sum(total.nbytes for total in self._sums.values())
 
     def maps(self, size: tuple[int, int]) -> Tensor:
         """Mean probability over heads, layers and steps, bilinearly enlarged: `[B, maps, height, width]` in 0..1."""
         count = sum(self._counts.values())
-        return sum(F.interpolate(total, size=size, mode="bilinear") for total in self._sums.values()) / count
+        enlarged = (F.interpolate(total, size=size, mode="bilinear") for total in self._sums.values())
+        return reduce(torch.add, enlarged) / count
 
 
 def stretched(maps: Tensor) -> Tensor:
@@ -141,13 +153,15 @@ def stretched(maps: Tensor) -> Tensor:
 
 
 def in_range(step: int, steps: int, start: float, end: float) -> bool:
-    """Whether a step lies in a part of the run (0 is its start, 1 its end); one that the part only touches counts."""
+    """Whether a step lies in a part of the run (0 is its start, 1 its end), wholly or in part."""
     return step < end * steps and step + 1 > start * steps
 
 
 def check_range(start: float, end: float) -> None:
-    """Raises:
-    SubjectError: nothing lies between start and end.
+    """Refuse a part of the run without a step.
+
+    Raises:
+        SubjectError: nothing lies between start and end.
     """
     if not 0 <= start < end <= 1:
         raise SubjectError(f"start = {start} and end = {end} leave no steps to record; choose 0 <= start < end <= 1.")
@@ -169,13 +183,13 @@ def choose_blocks(blocks: dict[tuple[str, int], int], layers: str, block: str) -
     if layers == ONE_BLOCK:
         named = {" ".join(map(str, place)): place for place in blocks}
         if (wanted := " ".join(block.lower().split())) not in named:
-            raise SubjectError(f"This MODEL has no attention in block {block!r}; it has {', '.join(named)}.")
+            raise SubjectError(f"This MODEL has no attention in block {excerpt(block)}; it has {', '.join(named)}.")
         return [named[wanted]]
     levels = sorted(set(blocks.values()))
     number = LEVELS.index(layers)
     if number >= len(levels):
         raise SubjectError(f"layers = {layers!r}, but this MODEL has attention at {len(levels)} levels only.")
-    return [place for place, halvings in blocks.items() if halvings == levels[number]]
+    return [place for place, downsamples in blocks.items() if downsamples == levels[number]]
 
 
 def label_columns(pieces: Sequence[str | None]) -> Named:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -16,6 +18,32 @@ def probabilities(q: Tensor, k: Tensor, heads: int, bias: Tensor | None = None) 
     q, k = split_heads(q, heads).float(), split_heads(k, heads).float()
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
     return torch.softmax(scores if bias is None else scores + bias[:, None].float(), dim=-1)
+
+
+def column_means(
+    q: Tensor, k: Tensor, heads: int, columns: Sequence[Sequence[int]], period: int, bias: Tensor | None = None
+) -> Tensor:
+    """How much each query looks at chosen columns: means over heads and over the columns of a map.
+
+    One picture at a time: the probabilities of all heads and columns are the largest thing here.
+
+    Args:
+        q: `[B, queries, heads * dim]`.
+        k: `[B, keys, heads * dim]`.
+        columns: of each map, each at least one.
+        period: keys after which the prompt repeats, at least its own columns; a host repeats the shorter of two.
+        bias: what is added to the scores, `[B, queries, keys]`.
+
+    Returns:
+        float32 `[B, maps, queries]`.
+    """
+    found = []
+    for picture in range(len(q)):
+        one = slice(picture, picture + 1)
+        seen = probabilities(q[one], k[one], heads, None if bias is None else bias[one])[0].mean(dim=0)
+        seen = seen.unflatten(-1, (-1, period)).sum(dim=1)  # [queries, period]
+        found.append(torch.stack([seen[:, list(each)].mean(dim=1) for each in columns]))
+    return torch.stack(found)
 
 
 def apply_probabilities(probs: Tensor, v: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import SubjectError
+from ..pictures.preprocess import check_regions
 
 # exp underflows to exactly 0, and half precision still holds it. Infinity would give NaN in attention that goes
 # through the columns in pieces.
@@ -22,10 +22,12 @@ HIDDEN = -1e4
 
 @dataclass(frozen=True, eq=False)
 class Regions:
-    """Attributes:
-    tokens: columns of the encoded prompt.
-    spans: (first column, one past the last, number of the mask); columns in no span are seen everywhere.
-    masks: `[N or 1, H, W]` in 0..1, picture-sized; sizes may differ.
+    """Which columns of a prompt are seen in which part of the picture.
+
+    Attributes:
+        tokens: columns of the encoded prompt.
+        spans: (first column, one past the last, number of the mask); columns in no span are seen everywhere.
+        masks: `[N or 1, H, W]` in 0..1, picture-sized; sizes may differ.
     """
 
     tokens: int
@@ -55,15 +57,7 @@ def checked_mask(mask: Tensor, name: str) -> Tensor | None:
     Raises:
         SubjectError: another shape, not finite, or nothing in it.
     """
-    mask = mask.detach().to("cpu", torch.float32)
-    mask = mask[None] if mask.ndim == 2 else mask
-    if mask.ndim != 3 or 0 in mask.shape:
-        raise SubjectError(f"{name} has the shape {list(mask.shape)}; a MASK is [pictures, height, width].")
-    if not torch.isfinite(mask).all():
-        raise SubjectError(f"{name} holds NaN or infinite values; the node that made it is broken.")
-    mask = mask.clamp(0, 1)
-    if not mask.flatten(1).any(dim=1).all():
-        raise SubjectError(f"{name} is empty: nothing in it is white, so its subject would be nowhere. Paint a region.")
+    mask = check_regions(mask, name, "so its subject would be nowhere. Paint a region.")
     return None if bool((mask == 1).all()) else mask
 
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .errors import SubjectError
+from ..errors import SubjectError
 from .interpolation import interpolate, interpolate_grid, interpolate_strip, steps
 from .subject import Subject
 

@@ -15,11 +15,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..pictures.preprocess import Photos, compose, each_photo, fit_square, normalise, pair_masks
+from ..prompts.tokenizers import WordPieceTokenizer, normalise_category
 from .checkpoints import Checkpoint, open_checkpoint
-from .preprocess import check_masks, check_photos, compose, fit_square, normalise
 from .subject import Subject
 from .subject_module import SubjectEncoderModule
-from .tokenizers import WordPieceTokenizer, normalise_category
 
 _REMEMBERED = 128  # photos kept: as the tower sees them 77 MB, their vectors 6 MB, at released size
 
@@ -30,14 +30,16 @@ class SubjectEncoder:
     Attributes:
         module: the network; move it with `to`, or hand it to a memory manager.
         fingerprint: identifies the weights, so that a subject knows which encoder made it.
+        word_pieces: what categories are made of, in id order.
     """
 
     def __init__(self, module: SubjectEncoderModule, word_pieces: list[str], fingerprint: str):
         self.module = module
         self.fingerprint = fingerprint
+        self.word_pieces = word_pieces
         self._tokenizer = WordPieceTokenizer(word_pieces, module.config.qformer.max_position_embeddings)
-        self._squares = _Recent(_REMEMBERED)
-        self._vectors = _Recent(_REMEMBERED)
+        self._squares = _LruCache(_REMEMBERED)
+        self._vectors = _LruCache(_REMEMBERED)
 
     @classmethod
     def from_checkpoint(cls, source: str | Path | Checkpoint) -> SubjectEncoder:
@@ -69,7 +71,7 @@ class SubjectEncoder:
         self.module.to(device)
         return self
 
-    def see(self, images: Tensor, masks: Tensor | None = None, fit: str = "crop") -> Tensor:
+    def see(self, images: Photos, masks: Photos | None = None, fit: str = "crop") -> Tensor:
         """What the image tower looks at, `[B, S, S, 3]` in 0..1, after masking and fitting.
 
         Raises:
@@ -79,20 +81,22 @@ class SubjectEncoder:
 
     def encode(
         self,
-        images: Tensor,
+        images: Photos,
         category: str,
-        masks: Tensor | None = None,
+        masks: Photos | None = None,
         fit: str = "crop",
         on_photo: Callable[[int, int], None] = lambda done, total: None,
     ) -> Subject:
-        """The subject of these photos: the mean of their vectors (fact sheet 5.1), `[1, 16, W]`.
+        """The subject of these photos: the mean of their vectors (docs/method.md 5.1), `[1, 16, W]`.
 
         A photo that was encoded before with the same category, mask and fit costs its hash.
 
         Args:
-            images: `[B, H, W, 1 | 3 | 4]` float, 0..1, several photos of ONE subject.
+            images: `[B, H, W, 1 | 3 | 4]` float, 0..1, several photos of ONE subject; a list of such where they differ
+                in size.
             category: what the thing is, in a word or two.
-            masks: `[B or 1, H, W]`, 1 on the subject; outside it the photo becomes the neutral ground.
+            masks: `[B or 1, H, W]`, 1 on the subject, or a list of such; outside it the photo becomes the neutral
+                background.
             fit: "crop", "pad" or "squash", see `preprocess.fit_square`.
             on_photo: called with (photos done, photos in all) before each photo; may raise to stop.
 
@@ -100,25 +104,21 @@ class SubjectEncoder:
             SubjectError: photos, masks or category that cannot be used.
         """
         category = normalise_category(category)
-        ids, mask = self._tokenizer.batch([category])
+        ids, _ = self._tokenizer.batch([category])  # one text: nothing is padded
         looks = self._look(images, masks, fit)
         vectors = []
         for index, (digest, square) in enumerate(looks):
             on_photo(index, len(looks))
-            vectors.append(self._vectors.get((digest, category), partial(self._forward, square, ids, mask)))
+            vectors.append(self._vectors.get((digest, category), partial(self._forward, square, ids)))
         on_photo(len(looks), len(looks))
         photos = "1 photo" if len(looks) == 1 else f"{len(looks)} photos"
         return Subject(torch.cat(vectors).mean(0, keepdim=True), category, self.fingerprint, f"{photos}, {fit}")
 
-    def _look(self, images: Tensor, masks: Tensor | None, fit: str) -> list[tuple[str, Tensor]]:
+    def _look(self, images: Photos, masks: Photos | None, fit: str) -> list[tuple[str, Tensor]]:
         """Each photo's hash and the square `[S, S, 3]` that the tower sees of it."""
-        check_photos(images)
-        if masks is not None:
-            check_masks(masks, images)
+        photos = each_photo(images)
         looks = []
-        for index in range(len(images)):
-            photo = images[index : index + 1]
-            photo_mask = None if masks is None else masks[index % len(masks)][None]
+        for photo, photo_mask in zip(photos, pair_masks(masks, photos), strict=True):
             digest = _digest(photo, photo_mask, fit)
             square = self._squares.get(digest, partial(self._square, photo, photo_mask, fit))
             looks.append((digest, square))
@@ -127,14 +127,14 @@ class SubjectEncoder:
     def _square(self, photo: Tensor, photo_mask: Tensor | None, fit: str) -> Tensor:
         return fit_square(compose(photo, photo_mask), self.image_size, fit)[0]
 
-    def _forward(self, square: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+    def _forward(self, square: Tensor, ids: Tensor) -> Tensor:
         """Subject vectors `[1, 16, W]` of one square, float32 on the CPU."""
         device = self.module.proj_layer.dense1.weight.device
         with torch.inference_mode():
-            return self.module(normalise(square[None]).to(device), ids.to(device), mask.to(device)).float().cpu()
+            return self.module(normalise(square[None]).to(device), ids.to(device), None).float().cpu()
 
 
-class _Recent:
+class _LruCache:
     """The results that were asked for last, by key."""
 
     def __init__(self, capacity: int):

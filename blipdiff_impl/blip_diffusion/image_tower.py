@@ -1,10 +1,12 @@
-"""The image tower: CLIP ViT-L/14 up to its penultimate block, then a LayerNorm of its own (fact sheet 1.2).
+"""The image tower: CLIP ViT-L/14 up to its penultimate block, then a LayerNorm of its own (docs/method.md 1.2).
 
 The blocks are transformers' CLIP encoder. What differs from a stock CLIP stands here: no last block, no `ln_post`,
 the extra norm, and the released tensor names with query, key and value in one matrix.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,17 +38,18 @@ class ImageTower(nn.Module):
         from transformers import CLIPVisionConfig
         from transformers.models.clip.modeling_clip import CLIPEncoder
 
-        clip = CLIPVisionConfig(
-            hidden_size=config.hidden_size,
-            intermediate_size=config.intermediate_size,
-            num_hidden_layers=config.num_hidden_layers,
-            num_attention_heads=config.num_attention_heads,
-            image_size=config.image_size,
-            patch_size=config.patch_size,
-            layer_norm_eps=config.layer_norm_eps,
-            hidden_act="quick_gelu",
-            attn_implementation="sdpa",
-        )
+        settings: dict[str, Any] = {
+            "hidden_size": config.hidden_size,
+            "intermediate_size": config.intermediate_size,
+            "num_hidden_layers": config.num_hidden_layers,
+            "num_attention_heads": config.num_attention_heads,
+            "image_size": config.image_size,
+            "patch_size": config.patch_size,
+            "layer_norm_eps": config.layer_norm_eps,
+            "hidden_act": "quick_gelu",
+            "attn_implementation": "sdpa",
+        }
+        clip: Any = CLIPVisionConfig(**settings)  # which CLIPEncoder takes, though it names the whole CLIP's
         self.embeddings = PatchEmbeddings(config)
         self.pre_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.encoder = CLIPEncoder(clip)

@@ -1,4 +1,4 @@
-"""Blends of subjects, after the projection, as the paper mixes them (section 4.3, Figure 9; fact sheet 4.3).
+"""Blends of subjects, after the projection, as the paper mixes them (section 4.3, Figure 9; docs/method.md 4.3).
 
 Linear blends are weighted sums of vectors. Spherical blends keep the vectors' lengths: each of the 16 is turned
 towards its partner along the great circle, and its length goes linearly. Two subjects make a strip, four a grid.
@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .errors import SubjectError
+from ..errors import SubjectError
+from ..settings import require_one_of
 from .subject import Subject
 
 MODES = ("lerp", "slerp")
@@ -105,10 +106,11 @@ def steps(count: int, name: str, first: float = 0.0, last: float = 1.0) -> list[
 
 def _blend(vectors: list[Tensor], shares: list[float], mode: str) -> Tensor:
     """Vectors `[16, W]` mixed by shares that sum to 1."""
-    if mode not in MODES:
-        raise SubjectError(f"mode = {mode!r} is unknown; choose one of {', '.join(MODES)}.")
+    require_one_of("mode", mode, MODES)
     if mode == "lerp":
-        return sum(share * vector for share, vector in zip(shares, vectors, strict=True))
+        return sum(
+            (share * vector for share, vector in zip(shares, vectors, strict=True)), torch.zeros_like(vectors[0])
+        )
     result, done = vectors[0], shares[0]
     for vector, share in zip(vectors[1:], shares[1:], strict=True):
         if done + share:  # two shares that cancel out say nothing about the direction between them

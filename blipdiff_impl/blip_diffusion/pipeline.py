@@ -4,33 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from ..errors import SubjectError
+from ..prompts.rows import compose
+from ..settings import MAX_SEED, require_in_range
+from ..stable_diffusion.building import build_unet, build_vae, make_scheduler
+from ..stable_diffusion.text_encoder import TextEncoder
 from .checkpoints import Checkpoint, open_checkpoint
 from .config import ModelConfig
+from .config_checks import require_one_width
 from .encoder import SubjectEncoder
-from .errors import CheckpointError, SubjectError
-from .prompt import compose
 from .subject import Subject
-from .text import TextEncoder
+from .text import encode_subject
 
-SCHEDULERS = ("pndm", "ddim")
+if TYPE_CHECKING:
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 
 class SubjectPipeline:
-    """Encoder, text encoder, UNet and VAE of one checkpoint.
-
-    Attributes:
-        encoder: makes subjects; see `SubjectEncoder.encode`.
-    """
+    """Encoder, text encoder, UNet and VAE of one checkpoint."""
 
     def __init__(
-        self, config: ModelConfig, encoder: SubjectEncoder, text_encoder: TextEncoder, unet: nn.Module, vae: nn.Module
+        self,
+        config: ModelConfig,
+        encoder: SubjectEncoder | None,
+        text_encoder: TextEncoder,
+        unet: UNet2DConditionModel,
+        vae: AutoencoderKL,
     ):
+        """Put parts together; None for `encoder` suits who only draws."""
         self.config = config
-        self.encoder = encoder
+        self._encoder = encoder
         self.text_encoder = text_encoder
         self.unet = unet
         self.vae = vae
@@ -49,14 +58,26 @@ class SubjectPipeline:
         """
         checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
         config = checkpoint.config
+        require_one_width(config)
         text_encoder = TextEncoder.from_canonical(config.text_encoder, checkpoint.part("text_encoder"))
         return cls(
             config,
             SubjectEncoder.from_checkpoint(checkpoint).to(device),
             text_encoder.to(device, dtype),
-            build_unet(config, checkpoint.part("unet")).to(device, dtype),
-            build_vae(config, checkpoint.part("vae")).to(device, dtype),
+            build_unet(config.unet, checkpoint.part("unet")).to(device, dtype),
+            build_vae(config.vae, checkpoint.part("vae")).to(device, dtype),
         )
+
+    @property
+    def encoder(self) -> SubjectEncoder:
+        """Makes subjects; see `SubjectEncoder.encode`.
+
+        Raises:
+            SubjectError: the pipeline was put together without one.
+        """
+        if self._encoder is None:
+            raise SubjectError("This pipeline has no subject encoder; it only draws. Open the whole checkpoint.")
+        return self._encoder
 
     @torch.inference_mode()
     def generate(
@@ -95,10 +116,10 @@ class SubjectPipeline:
         if subject is None:
             context = self.text_encoder.encode_plain(text.plain)
         else:
-            context = self.text_encoder.encode_subject(text, subject)
+            context = encode_subject(self.text_encoder, text, subject)
         empty = self.text_encoder.encode_plain(negative)
         if latents is None:
-            latents = self._noise(len(context), size, seed)
+            latents = self.start_noise(len(context), size, seed)
         latents = self.denoise(latents, context, empty, steps, guidance, scheduler, on_step)
         return self.decode(latents)
 
@@ -142,58 +163,32 @@ class SubjectPipeline:
         pixels = self.vae.decode(latents.to(weight.device, weight.dtype) / self.config.vae.scaling_factor).sample
         return (pixels / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).float().cpu()
 
-    def _noise(self, count: int, size: tuple[int, int] | None, seed: int) -> Tensor:
+    def latent_size(self, size: tuple[int, int] | None = None) -> tuple[int, int]:
+        """Height and width of the latents of pictures.
+
+        Args:
+            size: (height, width) in pixels; None is the size of the training pictures.
+
+        Raises:
+            SubjectError: a size that the VAE cannot make.
+        """
         height, width = size or (self.config.picture_size,) * 2
         factor = self.config.vae.downscale
         if height % factor or width % factor or min(height, width) < factor:
             raise SubjectError(f"{width}x{height} pixels are not possible; both sides must be multiples of {factor}.")
-        shape = (count, self.config.unet.in_channels, height // factor, width // factor)
+        return height // factor, width // factor
+
+    def start_noise(self, count: int, size: tuple[int, int] | None, seed: int) -> Tensor:
+        """What `count` pictures start from, `[count, 4, h, w]` float32 on the CPU, so that every device draws the same.
+
+        Raises:
+            SubjectError: a size that the VAE cannot make, or a seed that PyTorch does not take.
+        """
+        shape = (count, self.config.unet.in_channels, *self.latent_size(size))
+        require_in_range("seed", seed, 0, MAX_SEED)
         return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def make_scheduler(name: str, steps: int):
-    """diffusers' scheduler with the release's settings (fact sheet 1.6: scaled-linear betas, offset 0).
-
-    Raises:
-        SubjectError: another name than "pndm" or "ddim".
-    """
-    from diffusers import DDIMScheduler, PNDMScheduler
-
-    if name not in SCHEDULERS:
-        raise SubjectError(f"scheduler = {name!r} is unknown; choose one of {', '.join(SCHEDULERS)}.")
-    betas = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "set_alpha_to_one": False}
-    if name == "pndm":
-        timeline = PNDMScheduler(**betas, skip_prk_steps=True)
-    else:
-        timeline = DDIMScheduler(**betas, clip_sample=False)
-    timeline.set_timesteps(steps)
-    return timeline
-
-
-def build_unet(config: ModelConfig, tensors: dict[str, Tensor]) -> nn.Module:
-    """diffusers' `UNet2DConditionModel` around these tensors, in evaluation mode, without gradients."""
-    from diffusers import UNet2DConditionModel
-
-    return _build(UNet2DConditionModel, config.unet.to_diffusers(), tensors, "UNet")
-
-
-def build_vae(config: ModelConfig, tensors: dict[str, Tensor]) -> nn.Module:
-    """diffusers' `AutoencoderKL` around these tensors, in evaluation mode, without gradients."""
-    from diffusers import AutoencoderKL
-
-    return _build(AutoencoderKL, config.vae.to_diffusers(), tensors, "VAE")
-
-
-def _build(kind: type, settings: dict, tensors: dict[str, Tensor], name: str) -> nn.Module:
-    with torch.device("meta"):
-        module = kind(**settings)
-    try:
-        module.load_state_dict(tensors, strict=True, assign=True)
-    except RuntimeError as error:
-        raise CheckpointError(f"The {name}'s weights do not fit its configuration: {error}") from error
-    return module.requires_grad_(False).eval()
-
-
 def _repeat_to(context: Tensor, length: int) -> Tensor:
-    """Repeat rows of 77 until both contexts are equally long; attention to repeated rows is unchanged."""
+    """Repeat chunks of 77 until both contexts are equally long; attention to repeated chunks is unchanged."""
     return context.repeat(1, length // context.shape[1], 1)

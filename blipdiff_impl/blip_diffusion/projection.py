@@ -1,9 +1,10 @@
-"""The projection that turns query rows into words of the text encoder (fact sheet 1.4)."""
+"""The projection that turns query rows into words of the text encoder (docs/method.md 1.4)."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
+
+from ..stable_diffusion.text_encoder import quick_gelu
 
 
 class SubjectProjection(nn.Module):
@@ -21,4 +22,4 @@ class SubjectProjection(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.dense1(self.LayerNorm(x))
-        return x + self.dropout(self.dense2(hidden * torch.sigmoid(1.702 * hidden)))
+        return x + self.dropout(self.dense2(quick_gelu(hidden)))

@@ -1,4 +1,4 @@
-"""The Q-Former: 16 learned queries read an image and the name of its subject together (fact sheet 1.3).
+"""The Q-Former: 16 learned queries read an image and the name of its subject together (docs/method.md 1.3).
 
 The layers are transformers' BLIP-2 Q-Former with its text branch on. What stands here is what goes in: queries
 without positions, text with positions and without token types, one LayerNorm over both.
@@ -7,11 +7,15 @@ without positions, text with positions and without token types, one LayerNorm ov
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from .config import QFormerConfig
+
+if TYPE_CHECKING:
+    from transformers.models.blip_2.modeling_blip_2 import Blip2QFormerLayer
 
 
 class QFormerEmbeddings(nn.Module):
@@ -40,35 +44,41 @@ class QFormer(nn.Module):
         from transformers import Blip2QFormerConfig
         from transformers.models.blip_2.modeling_blip_2 import Blip2QFormerEncoder
 
-        bert = Blip2QFormerConfig(
-            vocab_size=config.vocab_size,
-            hidden_size=config.hidden_size,
-            num_hidden_layers=config.num_hidden_layers,
-            num_attention_heads=config.num_attention_heads,
-            intermediate_size=config.intermediate_size,
-            max_position_embeddings=config.max_position_embeddings,
-            layer_norm_eps=config.layer_norm_eps,
-            hidden_act="gelu",
-            cross_attention_frequency=1,
-            encoder_hidden_size=image_width,
-            use_qformer_text_input=True,
-            attn_implementation="sdpa",
-        )
+        settings: dict[str, Any] = {
+            "vocab_size": config.vocab_size,
+            "hidden_size": config.hidden_size,
+            "num_hidden_layers": config.num_hidden_layers,
+            "num_attention_heads": config.num_attention_heads,
+            "intermediate_size": config.intermediate_size,
+            "max_position_embeddings": config.max_position_embeddings,
+            "layer_norm_eps": config.layer_norm_eps,
+            "hidden_act": "gelu",
+            "cross_attention_frequency": 1,
+            "encoder_hidden_size": image_width,
+            "use_qformer_text_input": True,
+            "attn_implementation": "sdpa",
+        }
         self.query_tokens = nn.Parameter(torch.zeros(1, config.num_query_tokens, config.hidden_size))
         self.embeddings = QFormerEmbeddings(config)
-        self.encoder = Blip2QFormerEncoder(bert)
+        self.encoder = Blip2QFormerEncoder(Blip2QFormerConfig(**settings))
 
-    def forward(self, features: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+    @property
+    def layers(self) -> list[Blip2QFormerLayer]:
+        """From the first on, each with feed-forward parts of its own for query rows and for text."""
+        return cast("list[Blip2QFormerLayer]", list(self.encoder.layer))  # a ModuleList does not say of what
+
+    def forward(self, features: Tensor, ids: Tensor, mask: Tensor | None) -> Tensor:
         """Query rows `[B, queries, width]`.
 
         Args:
             features: image features `[B, P, image width]`; every one is attended to.
             ids: word pieces `[B, T]`.
-            mask: `[B, T]`, 1 on real pieces, 0 on padding.
+            mask: `[B, T]`, 1 on real pieces, 0 on padding; None where there is none, for attention's fastest path.
         """
         count = self.query_tokens.shape[1]
         rows = self.embeddings(self.query_tokens, ids)
-        return self._encode(rows, features, _additive_mask(mask, count, rows.dtype))[:, :count]
+        hidden = None if mask is None else _additive_mask(mask, count, rows.dtype)
+        return self._encode(rows, features, hidden)[:, :count]
 
     def all_rows(self, features: Tensor, texts: Sequence[Tensor], visible: Tensor) -> Tensor:
         """Query rows and text rows under an attention pattern, `[B, queries + T1 + T2 ..., width]`.
@@ -92,13 +102,8 @@ class QFormer(nn.Module):
         return output.last_hidden_state
 
 
-def _additive_mask(mask: Tensor, queries: int, dtype: torch.dtype) -> Tensor | None:
-    """What is added to attention scores: 0 where a column may be seen, a huge negative number on padded text.
-
-    None where nothing is padded, so that attention may take its fastest path.
-    """
-    if bool(mask.all()):
-        return None
+def _additive_mask(mask: Tensor, queries: int, dtype: torch.dtype) -> Tensor:
+    """What is added to attention scores: 0 where a column may be seen, a huge negative number on padded text."""
     visible = torch.cat([mask.new_ones(len(mask), queries), mask], dim=1)
     hidden = torch.zeros(visible.shape, dtype=dtype, device=mask.device)
     return hidden.masked_fill(visible == 0, torch.finfo(dtype).min)[:, None, None, :]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .low_rank import decompose
+from ..training.lora import decompose
 from .subject_file import weight_name
 
 _WHOLE = {"weight": "diff", "bias": "diff_b"}

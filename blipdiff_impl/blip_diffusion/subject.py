@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .errors import SubjectError
+from ..errors import SubjectError
 
 
 @dataclass(frozen=True, eq=False)

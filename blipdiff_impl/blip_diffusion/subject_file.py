@@ -11,6 +11,7 @@ An embedding is one subject. In a file of several it is the first; the others li
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,13 +21,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .checkpoints.safetensors_file import SafetensorsFile
-from .checkpoints.tensor_file import refuse_wrong_content
-from .errors import SubjectError
-from .prompt import ROW_POSITIONS
+from ..errors import SubjectError, shown
+from ..prompts.rows import ROW_POSITIONS
+from ..version import VERSION
+from ..weights.safetensors_file import SafetensorsFile, require_version
+from ..weights.tensor_file import refuse_wrong_content
+from ..weights.writing import write_tensors
+from .cover import cover_metadata, read_cover
 from .subject import Subject
-from .tensor_writer import write_tensors
-from .version import VERSION
 
 FORMAT = "blipdiffusion_subject"
 FORMAT_VERSION = "1"
@@ -35,6 +37,7 @@ _ALONE = "clip_l"
 _BUNDLED = re.compile(r"bundle_emb\..+\.clip_l", re.DOTALL)
 _FURTHER = "further_subjects"
 _WEIGHT = re.compile(r"(lora_unet_\w+)\.(lora_up\.weight|lora_down\.weight|alpha|diff|diff_b)")
+_LONGEST_TEXT = 10_000  # letters; texts of the file go into prompts and sentences
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -59,12 +62,14 @@ class TunedWeights:
 
 @dataclass(frozen=True, eq=False)
 class SavedSubject:
-    """What a file holds. `date` is UTC in ISO 8601; `pack_version` is that of the pack that wrote it."""
+    """What a file holds. `date` is UTC in ISO 8601; `pack_version` is that of the pack that wrote it; `picture` is
+    `[1, H, W, 3]` in 0..1, None where the file has none."""
 
     subject: Subject
     tuned: TunedWeights | None
     date: str
     pack_version: str
+    picture: Tensor | None = None
 
 
 def weight_name(canonical: str) -> str:
@@ -73,12 +78,20 @@ def weight_name(canonical: str) -> str:
 
 
 def write_subject(
-    path: str | Path, subject: Subject, tuned: TunedWeights | None = None, overwrite: bool = False
+    path: str | Path,
+    subject: Subject,
+    tuned: TunedWeights | None = None,
+    overwrite: bool = False,
+    picture: Tensor | None = None,
 ) -> None:
     """Write a subject, alone or with its weights; the file appears under its name when it is complete.
 
+    Args:
+        picture: `[N, H, W, C]` in 0..1; a small copy of the first is kept in the file.
+
     Raises:
-        SubjectError: the file exists, its name does not end in .safetensors, a weight is not finite, the disk is full.
+        SubjectError: the file exists, its name does not end in .safetensors, a weight is not finite, the picture is
+            none, the disk is full.
     """
     path = Path(path)
     first = _ALONE if tuned is None else f"bundle_emb.{path.stem}.clip_l"
@@ -97,6 +110,8 @@ def write_subject(
     if tuned is not None:
         tensors |= tuned.tensors
         metadata |= {"steps": str(tuned.steps), "method": tuned.method, "base_fingerprint": tuned.base_fingerprint}
+    if picture is not None:
+        metadata |= cover_metadata(picture)
     write_tensors(path, tensors, metadata, overwrite)
 
 
@@ -111,6 +126,11 @@ def read_subject(path: str | Path) -> SavedSubject:
     refuse_wrong_content(path)
     file = SafetensorsFile(path)
     _require_format(file)
+    for name in ("category", "source", "encoder_fingerprint"):
+        if len(text := file.metadata.get(name, "")) > _LONGEST_TEXT:
+            raise SubjectError(
+                f"{path} holds a {name.replace('_', ' ')} of {len(text):,} letters; the file is damaged."
+            )
     tensors = file.load(list(file.infos))
     subject = Subject(
         _take_vectors(path, tensors),
@@ -119,7 +139,8 @@ def read_subject(path: str | Path) -> SavedSubject:
         file.metadata.get("source", ""),
     )
     tuned = _tuned(path, tensors, file.metadata) if tensors else None
-    return SavedSubject(subject, tuned, file.metadata.get("date", ""), file.metadata.get("pack_version", ""))
+    date, version = file.metadata.get("date", ""), file.metadata.get("pack_version", "")
+    return SavedSubject(subject, tuned, date, version, read_cover(file.metadata))
 
 
 def _require_format(file: SafetensorsFile) -> None:
@@ -128,11 +149,7 @@ def _require_format(file: SafetensorsFile) -> None:
             f"{file.path} is not a subject saved by this pack, but another .safetensors file. Embeddings, LoRAs and "
             "checkpoints are loaded by other nodes."
         )
-    if (version := file.metadata.get("format_version")) != FORMAT_VERSION:
-        raise SubjectError(
-            f"{file.path} has format version {version}, but this version of the pack reads {FORMAT_VERSION}. "
-            "Update the pack, or save the subject again."
-        )
+    require_version(file, FORMAT_VERSION, "save the subject again", SubjectError)
 
 
 def _take_vectors(path: Path, tensors: dict[str, Tensor]) -> Tensor:
@@ -161,7 +178,7 @@ def _tuned(path: Path, tensors: dict[str, Tensor], metadata: Mapping[str, str]) 
         _require_weight(path, name, tensor, tensors)
     steps = metadata.get("steps", "")
     if not re.fullmatch(r"[0-9]{1,9}", steps):
-        raise SubjectError(f"{path} should say how many steps of tuning made its weights, but says {steps!r}.")
+        raise SubjectError(f"{path} should say how many steps of tuning made its weights, but says {shown(steps)}.")
     return TunedWeights(tensors, int(steps), metadata.get("method", ""), metadata.get("base_fingerprint", ""))
 
 
@@ -169,16 +186,19 @@ def _require_weight(path: Path, name: str, tensor: Tensor, tensors: dict[str, Te
     """Names the loaders would pass over in silence, halves of a pair and NaN are refused."""
     known = _WEIGHT.fullmatch(name)
     if not known or tensor.dtype not in _FLOATS:
-        raise SubjectError(f"{path} holds {name!r} ({tensor.dtype}), which is neither a subject nor a tuned weight.")
+        raise SubjectError(
+            f"{path} holds {shown(name)} ({tensor.dtype}), which is neither a subject nor a tuned weight."
+        )
     if not torch.isfinite(tensor).all():
-        raise SubjectError(f"The weight {name} in {path} holds NaN or infinite numbers; the file is damaged.")
+        raise SubjectError(f"The weight {name[:100]} in {path} holds NaN or infinite numbers; the file is damaged.")
     module, kind = known.groups()
     if kind in ("lora_up.weight", "lora_down.weight", "alpha") and not _is_pair(module, tensors):
-        raise SubjectError(f"The weight {name} in {path} has no fitting counterpart; the file is incomplete.")
+        raise SubjectError(f"The weight {name[:100]} in {path} has no fitting counterpart; the file is incomplete.")
 
 
 def _is_pair(module: str, tensors: dict[str, Tensor]) -> bool:
     up, down, alpha = (tensors.get(f"{module}.{kind}") for kind in ("lora_up.weight", "lora_down.weight", "alpha"))
-    if up is None or down is None or up.ndim < 2 or down.ndim < 2:
+    if up is None or down is None or up.ndim < 2 or down.ndim < 2 or up.shape[1] != down.shape[0]:
         return False
-    return up.shape[1] == down.shape[0] and (alpha is None or alpha.numel() == 1)
+    rank = down.shape[0]
+    return rank > 0 and math.prod(up.shape[1:]) == rank and (alpha is None or alpha.numel() == 1)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ..errors import CheckpointError
 from .config import ModelConfig
-from .errors import CheckpointError
 from .image_tower import ImageTower, fuse_attention, split_attention
 from .projection import SubjectProjection
 from .qformer import QFormer
@@ -26,15 +26,15 @@ class SubjectEncoderModule(nn.Module):
         self.qformer = QFormer(queries, config.image_tower.hidden_size)
         self.proj_layer = SubjectProjection(queries.hidden_size, 4 * queries.hidden_size, queries.layer_norm_eps)
 
-    def forward(self, pixels: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, pixels: Tensor, ids: Tensor, mask: Tensor | None) -> Tensor:
         """Subject vectors `[B, 16, W]`.
 
         Args:
             pixels: `[B, 3, S, S]`, normalised with CLIP's mean and standard deviation.
             ids: word pieces of the category, `[B, T]`.
-            mask: `[B, T]`, 1 on real pieces.
+            mask: `[B, T]`, 1 on real pieces; None where all are.
         """
-        # The released tower runs in 16 bit and everything behind it in 32 (fact sheet 1.3), so dtypes may differ.
+        # The released tower runs in 16 bit and everything behind it in 32 (docs/method.md 1.3), so dtypes may differ.
         features = self.visual_encoder(pixels.to(self.visual_encoder.pre_layernorm.weight.dtype))
         return self.proj_layer(self.qformer(features, ids, mask))
 

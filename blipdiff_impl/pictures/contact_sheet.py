@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import ceil
 
-import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from .errors import SubjectError
+from ..errors import SubjectError
+from ..files import as_tensor
+from .pixels import to_pillow
 
 _CELL = 192  # pixels; narrower pictures are enlarged to it, so that their labels can be read
 _LABEL, _FONT, _GAP = 22, 14, 4
+_MOST_COLUMNS = 8  # of a sheet that chooses its columns
 
 
 def contact_sheet(pictures: Tensor, columns: int, labels: Sequence[str] = ()) -> Tensor:
@@ -48,10 +50,29 @@ def contact_sheet(pictures: Tensor, columns: int, labels: Sequence[str] = ()) ->
     sheet = Image.new("RGB", (columns * step[0] - _GAP, rows * step[1] - _GAP), "white")
     for place, picture in enumerate(pictures):
         corner = (place % columns * step[0], place // columns * step[1])
-        sheet.paste(_to_image(picture).resize(cell, Image.Resampling.BICUBIC), (corner[0], corner[1] + head))
+        drawn = to_pillow(picture[..., :3].expand(-1, -1, 3)).resize(cell, Image.Resampling.BICUBIC)
+        sheet.paste(drawn, (corner[0], corner[1] + head))
         if labels:
             _write(sheet, labels[place], corner, cell[0])
-    return torch.from_numpy(np.asarray(sheet, dtype=np.float32) / 255)[None]
+    return as_tensor(sheet)[None]
+
+
+def group_sheet(groups: Sequence[Tensor], labels: Sequence[str]) -> Tensor:
+    """Groups of pictures below each other, each in rows of its own of at most eight.
+
+    Args:
+        groups: each `[len(labels), H, W, 1 | 3 | 4]` in 0..1, all of one size.
+        labels: of the pictures of every group.
+
+    Returns:
+        `[1, height, width, 3]` in 0..1.
+    """
+    rows = ceil(len(labels) / _MOST_COLUMNS)
+    columns = ceil(len(labels) / rows)
+    spare = rows * columns - len(labels)
+    blank = groups[0].new_ones(spare, *groups[0].shape[1:])
+    pictures = torch.cat([part for group in groups for part in (group, blank)])
+    return contact_sheet(pictures, columns, [*labels, *[""] * spare] * len(groups))
 
 
 def _write(sheet: Image.Image, label: str, corner: tuple[int, int], width: int) -> None:
@@ -59,9 +80,3 @@ def _write(sheet: Image.Image, label: str, corner: tuple[int, int], width: int) 
     while label and font.getlength(label) > width:
         label = label[:-1]
     ImageDraw.Draw(sheet).text((corner[0] + 2, corner[1] + 2), label, fill="black", font=font)
-
-
-def _to_image(picture: Tensor) -> Image.Image:
-    return Image.fromarray(
-        (picture[..., :3].expand(-1, -1, 3).clamp(0, 1) * 255).round().to("cpu", torch.uint8).numpy()
-    )

@@ -1,16 +1,22 @@
-"""Photos to what the image tower sees: checks, neutral ground, resize, CLIP normalisation (fact sheet 2).
+"""Photos to what the image tower sees: checks, neutral background, resize, CLIP normalisation (docs/method.md 2).
 
 Resizing is Pillow's bicubic on 8-bit pixels, as in the released processors, so that the pixels agree exactly.
 """
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from typing import overload
+
 import torch
 from PIL import Image
 from torch import Tensor
 
-from .errors import SubjectError
+from ..errors import SubjectError
+from ..files import as_tensor
+from ..settings import require_one_of
+from .pixels import to_pillow
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -18,6 +24,9 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 FITS = ("crop", "pad", "squash")
 MAX_PHOTOS = 64
 MIN_SIDE, MAX_SIDE = 16, 8192
+
+# Several photos of one subject: a batch, or batches of sizes of their own, each `[B, H, W, 1 | 3 | 4]`.
+Photos = Tensor | Sequence[Tensor]
 
 
 def check_photos(images: Tensor) -> None:
@@ -55,6 +64,59 @@ def check_photos(images: Tensor) -> None:
             f"The photos' pixels lie between {float(low):.3g} and {float(high):.3g}; expected 0..1. "
             "Divide 8-bit pixels by 255."
         )
+    if channels == 4:
+        for index, photo in enumerate(images):
+            if not (photo[..., 3] > 0).any():
+                raise SubjectError(f"Photo {index + 1} of {count} is fully transparent: there is nothing to be seen.")
+
+
+def each_photo(images: Photos) -> list[Tensor]:
+    """The photos one by one, each `[1, H, W, 1 | 3 | 4]`, after `check_photos`.
+
+    Raises:
+        SubjectError: no photo, or one that cannot be used, with its number in a list.
+    """
+    if isinstance(images, Tensor):
+        check_photos(images)
+        return list(images.split(1))
+    if not images:
+        raise SubjectError("There is no photo in the list (0 photos). Connect one to a few photos of the subject.")
+    photos: list[Tensor] = []
+    for index, batch in enumerate(images):
+        with numbered("Photo", index, len(images)):
+            check_photos(batch)
+        photos += batch.split(1)
+    return photos
+
+
+def count_photos(images: Photos) -> int:
+    """How many `each_photo` gives, without looking at them."""
+    return len(images) if isinstance(images, Tensor) else sum(map(len, images))
+
+
+@contextmanager
+def numbered(what: str, index: int, count: int) -> Generator[None]:
+    """Complaints of the block begin with the number of the photo (from 0), where there are several."""
+    try:
+        yield
+    except SubjectError as error:
+        if count == 1:
+            raise
+        raise type(error)(f"{what} {index + 1} of {count}: {error}") from error
+
+
+def as_rgb(images: Tensor, name: str) -> Tensor:
+    """Pictures `[B, H, W, 1 | 3 | 4]` as `[B, H, W, 3]`: grey in all three channels, transparency left out.
+
+    Raises:
+        SubjectError: another shape; begins with `name`.
+    """
+    if images.ndim != 4 or images.shape[-1] not in (1, 3, 4):
+        raise SubjectError(
+            f"{name} has the shape {list(images.shape)}. An IMAGE is [pictures, height, width, channels], with 1 "
+            "(grey), 3 (RGB) or 4 (RGBA) channels; convert it first."
+        )
+    return images[..., :3].expand(-1, -1, -1, 3)
 
 
 def check_masks(masks: Tensor, images: Tensor) -> None:
@@ -63,32 +125,88 @@ def check_masks(masks: Tensor, images: Tensor) -> None:
     Raises:
         SubjectError: names both sizes, or says which mask selects nothing.
     """
-    if not isinstance(masks, Tensor) or masks.ndim != 3 or not masks.dtype.is_floating_point:
-        shape = f"{list(masks.shape)} {masks.dtype}" if isinstance(masks, Tensor) else type(masks).__name__
-        raise SubjectError(f"The masks should be floats [photos, height, width], but they are {shape}.")
-    if len(masks) not in (1, len(images)):
-        raise SubjectError(f"There are {len(masks)} masks for {len(images)} photos. Give one per photo, or one.")
-    if masks.shape[1:] != images.shape[1:3]:
-        (mask_height, mask_width), (height, width) = masks.shape[1:], images.shape[1:3]
+    pair_masks(masks, list(images.split(1)))
+
+
+@overload
+def pair_masks(masks: Photos, photos: list[Tensor]) -> list[Tensor]: ...
+@overload
+def pair_masks(masks: None, photos: list[Tensor]) -> list[None]: ...
+def pair_masks(masks: Photos | None, photos: list[Tensor]) -> list[Tensor] | list[None]:
+    """The mask of each photo, `[1, H, W]`, after `check_masks`.
+
+    Args:
+        masks: one for all photos or one for each: a batch `[N, H, W]`, or several batches of sizes of their own; None
+            gives None for each.
+        photos: as `each_photo` gives them.
+
+    Raises:
+        SubjectError: as `check_masks`, with the photo's number where sizes differ.
+    """
+    if masks is None:
+        return [None] * len(photos)
+    flat: list[Tensor] = []
+    for batch in [masks] if isinstance(masks, Tensor) else masks:
+        if not isinstance(batch, Tensor) or batch.ndim != 3 or not batch.dtype.is_floating_point:
+            shape = f"{list(batch.shape)} {batch.dtype}" if isinstance(batch, Tensor) else type(batch).__name__
+            raise SubjectError(f"The masks should be floats [photos, height, width], but they are {shape}.")
+        flat += batch.split(1) if len(batch) else []
+    if len(flat) not in (1, len(photos)):
+        raise SubjectError(f"There are {len(flat)} masks for {len(photos)} photos. Give one per photo, or one.")
+    pairs = [(flat[index % len(flat)], photo) for index, photo in enumerate(photos)]
+    of_one_size = len({photo.shape[1:3] for photo in photos}) == 1
+    for index, (mask, photo) in enumerate(pairs):
+        with numbered("Photo", index, 1 if of_one_size else len(photos)):
+            _require_size(mask, photo)
+    if not all(torch.isfinite(mask).all() for mask in flat):
+        raise SubjectError("The masks hold NaN or infinite values. Check the node that made them.")
+    for index, mask in enumerate(flat):
+        if mask.max() <= 0:
+            raise SubjectError(
+                f"Mask {index + 1} of {len(flat)} selects nothing (all zero). White marks the subject; "
+                "if yours marks the background, invert it."
+            )
+    return [mask for mask, _ in pairs]
+
+
+def _require_size(mask: Tensor, photo: Tensor) -> None:
+    if mask.shape[1:] != photo.shape[1:3]:
+        (mask_height, mask_width), (height, width) = mask.shape[1:], photo.shape[1:3]
         raise SubjectError(
             f"The mask is {mask_width}x{mask_height} pixels but the photo is {width}x{height}. "
             "Scale the mask to the photo. (Load Image gives an empty 64x64 mask for a picture without transparency: "
             "leave masks unconnected then.)"
         )
-    if not torch.isfinite(masks).all():
-        raise SubjectError("The masks hold NaN or infinite values. Check the node that made them.")
-    for index, mask in enumerate(masks):
-        if mask.max() <= 0:
-            raise SubjectError(
-                f"Mask {index + 1} of {len(masks)} selects nothing (all zero). White marks the subject; "
-                "if yours marks the background, invert it."
-            )
+
+
+def check_regions(mask: Tensor, name: str, consequence: str) -> Tensor:
+    """A MASK of any size that says where something happens in pictures, as float32 `[N, H, W]` in 0..1 on the CPU.
+
+    Args:
+        name: of the input, as messages call it.
+        consequence: what follows where nothing is selected, and what to do: "so nothing could change. Paint it white."
+
+    Raises:
+        SubjectError: another shape, not finite, or nothing selected (in one of several).
+    """
+    mask = mask.detach().to("cpu", torch.float32)
+    mask = mask[None] if mask.ndim == 2 else mask
+    if mask.ndim != 3 or 0 in mask.shape:
+        raise SubjectError(f"{name} has the shape {list(mask.shape)}; a MASK is [pictures, height, width].")
+    if not torch.isfinite(mask).all():
+        raise SubjectError(f"{name} holds NaN or infinite values; the node that made it is broken.")
+    mask = mask.clamp(0, 1)
+    for index, one in enumerate(mask):
+        if not one.any():
+            which = f" in picture {index + 1} of {len(mask)}" if len(mask) > 1 else ""
+            raise SubjectError(f"{name} is empty{which}: nothing in it is white, {consequence}")
+    return mask
 
 
 def compose(images: Tensor, masks: Tensor | None) -> Tensor:
-    """RGB photos `[B, H, W, 3]`, 0..1, with everything outside mask and alpha replaced by the neutral ground.
+    """RGB photos `[B, H, W, 3]`, 0..1, with everything outside mask and alpha replaced by the neutral background.
 
-    The neutral ground is the mean colour of CLIP's training pictures: it is zero to the image tower.
+    The neutral background is the mean colour of CLIP's training pictures: it is zero to the image tower.
     """
     images = images.detach().to("cpu", torch.float32).clamp(0, 1)
     coverage = torch.ones(images.shape[:3]) if masks is None else masks.detach().to("cpu", torch.float32).clamp(0, 1)
@@ -106,19 +224,14 @@ def fit_square(images: Tensor, size: int, fit: str = "crop") -> Tensor:
 
     Args:
         fit: "crop" scales the shorter side and cuts the middle (as the official release), "pad" scales the longer
-            side and fills up with the neutral ground, "squash" ignores the aspect ratio (as the diffusers port).
+            side and fills up with the neutral background, "squash" ignores the aspect ratio (as the diffusers port).
 
     Raises:
         SubjectError: another word for `fit`.
     """
-    if fit not in FITS:
-        raise SubjectError(f"fit = {fit!r} is unknown; choose one of {', '.join(FITS)}.")
-    squares = [_fit_one(_to_pillow(image), size, fit) for image in images]
-    return torch.stack([torch.from_numpy(np.asarray(square, dtype=np.float32) / 255) for square in squares])
-
-
-def _to_pillow(image: Tensor) -> Image.Image:
-    return Image.fromarray((image * 255).round().to(torch.uint8).numpy())
+    require_one_of("fit", fit, FITS)
+    squares = [_fit_one(to_pillow(image), size, fit) for image in images]
+    return torch.stack([as_tensor(square) for square in squares])
 
 
 def _fit_one(photo: Image.Image, size: int, fit: str) -> Image.Image:

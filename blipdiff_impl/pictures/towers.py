@@ -1,25 +1,29 @@
 """The networks that look at pictures and prompts: DINO ViT-S/16 and CLIP, from local folders, through transformers.
 
 Pictures are prepared as each network was trained: DINO resizes the shorter side to 256 and cuts 224, CLIP resizes to
-224 and cuts 224, both bicubic (fact sheet 10.2). Features have unit length, so that a product is a cosine.
+224 and cuts 224, both bicubic (docs/method.md 10.2). Features have unit length, so that a product is a cosine.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from pickle import UnpicklingError
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import CheckpointError
 from ..files import digest_of
-from ..preprocess import CLIP_MEAN, CLIP_STD
-from ..tokenizers import CLIP_END, CLIP_START, clip_ids
+from ..prompts.tokenizers import CLIP_END, CLIP_START, clip_ids
+from ..weights.transformers_folder import load_network, require_all
+from .preprocess import CLIP_MEAN, CLIP_STD
+
+if TYPE_CHECKING:
+    from transformers import CLIPModel, ViTModel
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -32,8 +36,9 @@ class DinoTower:
 
     def __init__(self, folder: Path, device: str = "cpu"):
         self.fingerprint = _fingerprint(folder, "vit", "DINO ViT-S/16")
-        self._model = _load("ViTModel", folder, device, add_pooling_layer=False)
-        self._size = self._model.config.image_size
+        self._model: ViTModel = _load("ViTModel", folder, device, add_pooling_layer=False)
+        sizes: Any = self._model.config  # annotated as what it is made from
+        self._size: int = sizes.image_size
 
     @torch.inference_mode()
     def pictures(self, pictures: list[Image.Image]) -> Tensor:
@@ -48,14 +53,15 @@ class ClipTower:
 
     def __init__(self, folder: Path, device: str = "cpu"):
         self.fingerprint = _fingerprint(folder, "clip", "CLIP")
-        self._model = _load("CLIPModel", folder, device)
-        self._size = self._model.config.vision_config.image_size
-        self._positions = self._model.config.text_config.max_position_embeddings
+        self._model: CLIPModel = _load("CLIPModel", folder, device)
+        self._sizes: Any = self._model.config  # annotated as what it is made from
+        self._size: int = self._sizes.vision_config.image_size
+        self._positions: int = self._sizes.text_config.max_position_embeddings
 
     @property
     def width(self) -> int:
         """Length of a feature (512 for ViT-B/32, 768 for ViT-L/14)."""
-        return self._model.config.projection_dim
+        return self._sizes.projection_dim
 
     @torch.inference_mode()
     def pictures(self, pictures: list[Image.Image]) -> Tensor:
@@ -118,17 +124,11 @@ def _fingerprint(folder: Path, kind: str, name: str) -> str:
     raise CheckpointError(f"{folder} has no weights (model.safetensors). Download the {name} model whole.")
 
 
-def _load(kind: str, folder: Path, device: str, **options) -> nn.Module:
-    import transformers
-    from safetensors import SafetensorError
-
-    try:
-        model, info = getattr(transformers, kind).from_pretrained(
-            folder, local_files_only=True, output_loading_info=True, **options
-        )
-    except (OSError, ValueError, RuntimeError, SafetensorError, UnpicklingError) as error:
-        raise CheckpointError(f"The model in {folder} cannot be loaded: {error}") from error
-    missing = sorted(name for name in info["missing_keys"] if not name.endswith("position_ids"))
-    if missing:
-        raise CheckpointError(f"The weights in {folder} lack {missing[0]} and {len(missing) - 1} more; get them whole.")
-    return model.float().to(device).requires_grad_(False).eval()
+def _load(kind: str, folder: Path, device: str, **options) -> Any:
+    """A model of the class `kind` of transformers, float32, without gradients."""
+    complaint = (
+        f"The model in {folder} cannot be loaded: a file is damaged, missing or of another kind. Download it whole."
+    )
+    model, report = load_network(folder, kind, complaint, **options)
+    require_all(folder, report, but=("position_ids",))
+    return model.float().to(device)

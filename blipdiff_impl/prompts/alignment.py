@@ -1,4 +1,4 @@
-"""Which column of the source prompt belongs to which column of the target prompt (fact sheet 6.4 and 6.5).
+"""Which column of the source prompt belongs to which column of the target prompt (docs/method.md 6.4 and 6.5).
 
 Both prompts are compared as the text encoder reads them: the subject's vectors stand in the target where they stand in
 its encoding, so no column is off. Vectors are symbols that match nothing.
@@ -6,15 +6,15 @@ its encoding, so no column is off. Vectors are symbols that match nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..errors import SubjectError
+from .rows import ROW, find_tokens
 
-ROW = 77  # positions of one row of the text encoder
 NO_MATCH = -1
 
 
@@ -32,10 +32,10 @@ class Alignment:
 
 
 def align(source: Sequence[int], target: Sequence[int], end: int) -> Alignment:
-    """Align two prompts of equally many rows.
+    """Align two prompts of equally many chunks.
 
     Args:
-        source, target: a symbol for each position, rows of 77 one after the other: token ids, and anything unique and
+        source, target: a symbol for each position, chunks of 77 one after the other: token ids, and anything unique and
             negative for vectors.
         end: the id that closes a row and pads it.
 
@@ -56,13 +56,25 @@ def align(source: Sequence[int], target: Sequence[int], end: int) -> Alignment:
 def find_words(symbols: Sequence[int], words: Sequence[int], end: int) -> list[int]:
     """Columns of every place where the tokens `words` follow each other in `symbols`, also from one row to the next;
     empty where they do not. `end` as in `align`."""
+    found, covered = [], 0
+    text, starts = _found(symbols, words, end)
+    for start in starts:
+        found += text[max(covered, start) : start + len(words)]
+        covered = start + len(words)
+    return found
+
+
+def find_runs(symbols: Sequence[int], words: Sequence[int], end: int) -> Iterator[tuple[int, ...]]:
+    """As `find_words`, each place by itself: its columns, in the order of the prompt; places may overlap."""
+    text, starts = _found(symbols, words, end)
+    for start in starts:
+        yield tuple(text[start : start + len(words)])
+
+
+def _found(symbols: Sequence[int], words: Sequence[int], end: int) -> tuple[list[int], Iterator[int]]:
+    """The columns of the prompt's text, and how many of them lie before each place with the words."""
     text = [place for place in _content(symbols, end) if place % ROW and symbols[place] != end]
-    found: set[int] = set()
-    for first in range(len(text) - len(words) + 1) if words else ():
-        places = text[first : first + len(words)]
-        if [symbols[place] for place in places] == list(words):
-            found.update(places)
-    return sorted(found)
+    return text, find_tokens([symbols[place] for place in text], words)
 
 
 def _content(symbols: Sequence[int], end: int) -> list[int]:
@@ -81,19 +93,32 @@ def _matches(source: Sequence[int], target: Sequence[int], ours: list[int], thei
 
     With gaps for free a mismatch never pays, so the score is the number of pairs. Of equally good alignments the one
     is taken that, read from the end, leaves target symbols alone first and source symbols second.
+
+    A row of the table of scores is one integer, in which a bit is clear where the score grows by one from the column
+    before it: all columns are computed at once (Hyyrö 2004, "Bit-parallel LCS-length computation revisited").
     """
-    best = [[0] * (len(theirs) + 1) for _ in range(len(ours) + 1)]
-    for i, ours_at in enumerate(ours, 1):
-        for j, theirs_at in enumerate(theirs, 1):
-            paired = best[i - 1][j - 1] + (1 if source[ours_at] == target[theirs_at] else -1)
-            best[i][j] = max(best[i][j - 1], best[i - 1][j], paired)
+    places: dict[int, int] = {}  # of each symbol in the target
+    for column, place in enumerate(theirs):
+        places[target[place]] = places.get(target[place], 0) | 1 << column
+    everywhere = (1 << len(theirs)) - 1
+    rows = [everywhere]
+    for place in ours:
+        equal = rows[-1] & places.get(source[place], 0)
+        rows.append((rows[-1] + equal | rows[-1] - equal) & everywhere)
     pairs, i, j = [], len(ours), len(theirs)
     while i and j:
-        if best[i][j] == best[i][j - 1]:
-            j -= 1
-        elif best[i][j] == best[i - 1][j]:
-            i -= 1
+        if _grows(rows[i], j):
+            # Higher than the column before. Where the row above is so too, it has as many pairs without this symbol.
+            if _grows(rows[i - 1], j):
+                i -= 1
+            else:
+                i, j = i - 1, j - 1
+                pairs.append((ours[i], theirs[j]))
         else:
-            i, j = i - 1, j - 1
-            pairs.append((ours[i], theirs[j]))
+            j -= 1
     return pairs
+
+
+def _grows(row: int, column: int) -> bool:
+    """Whether the score of a row is higher with this many columns than with one less."""
+    return not row >> column - 1 & 1

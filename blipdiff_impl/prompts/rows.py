@@ -6,19 +6,28 @@ host's CLIP and the plain one) go through here, so that a prompt means the same 
 
 from __future__ import annotations
 
+import difflib
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from .errors import SubjectError
+from ..errors import SubjectError
+from ..settings import require_one_of
 from .tokenizers import normalise_category
 
 SUBJECT_MARKER = "[subject]"
+_MARKER = re.compile(r"\[\s*subject\s*\]", re.IGNORECASE)
+_IN_BRACKETS = re.compile(r"\[[^\[\]]{1,40}\]|\{[^{}]{1,40}\}|<[^<>]{1,40}>")
+# About 6000 words. Attention takes memory for every word at every place of the picture.
+MOST_LETTERS = 32_000
 # A private-use character that stands for the subject while text becomes tokens; no tokenizer merges it with a word.
 SENTINEL = "\ue5b1"
 
 TEMPLATES = ("released", "paper")
-ROW_POSITIONS = 75  # of the text encoder's 77 positions, without start and end
+ROW = 77  # positions of the text encoder
+ROW_POSITIONS = ROW - 2  # without start and end
 
 # One position of a row: a token id or a vector `[W]`, and its weight.
 Token = tuple[int | Tensor, float]
@@ -41,6 +50,37 @@ class PromptText:
     plain: str
 
 
+def tidied(text: str) -> str:
+    """A text of the user with single spaces, and every marker, such as `[Subject]` or `[ subject ]`, as
+    `SUBJECT_MARKER`.
+
+    Raises:
+        SubjectError: more than `MOST_LETTERS`.
+    """
+    check_length("The prompt", text)
+    return _MARKER.sub(SUBJECT_MARKER, " ".join(text.split()))
+
+
+def lookalikes(text: str, names: Iterable[str], brackets: str = "[{<") -> list[str]:
+    """Words in brackets that are nearly one of `names`: somebody meant a marker, and they are read as words.
+
+    Args:
+        names: in small letters.
+        brackets: which opening ones count.
+    """
+    found = [match[0] for match in _IN_BRACKETS.finditer(text) if match[0][0] in brackets]
+    alike = [part for part in found if difflib.get_close_matches(part[1:-1].strip().lower(), list(names))]
+    return [part for part in dict.fromkeys(alike) if not _MARKER.fullmatch(part)]
+
+
+def check_length(name: str, text: str) -> None:
+    """Raises:
+    SubjectError: more than `MOST_LETTERS`; begins with `name`.
+    """
+    if len(text) > MOST_LETTERS:
+        raise SubjectError(f"{name} has {len(text)} letters, and at most {MOST_LETTERS} are possible. Shorten it.")
+
+
 def compose(
     prompt: str, category: str, template: str = "released", prompt_strength: float = 1.0, prompt_reps: int = 20
 ) -> PromptText:
@@ -50,21 +90,17 @@ def compose(
     "paper" gives `{prompt}, the {category} is [subject]`, once. A prompt that holds `[subject]` is used as it is.
 
     Args:
-        prompt: what the picture shows, for example "swimming underwater".
+        prompt: what the picture shows, for example "swimming underwater"; empty is the subject alone, as in the
+            release.
         category: what the subject is in this picture; need not be what it was encoded as.
         prompt_strength: scales the repetitions; at least one phrase always stays.
         prompt_reps: phrases in all, as far as they fit.
 
     Raises:
-        SubjectError: empty prompt or category, unknown template, more than one marker.
+        SubjectError: empty category, unknown template, more than one marker.
     """
-    text = " ".join(prompt.split())
-    if not text:
-        raise SubjectError(
-            f"The prompt is empty (given: {prompt!r}). Say what the picture should show, for example 'on a beach'."
-        )
-    if template not in TEMPLATES:
-        raise SubjectError(f"template = {template!r} is unknown; choose one of {', '.join(TEMPLATES)}.")
+    text = tidied(prompt)
+    require_one_of("template", template, TEMPLATES)
     if (markers := text.count(SUBJECT_MARKER)) > 1:
         raise SubjectError(f"The prompt holds {SUBJECT_MARKER} {markers} times; one subject has one place.")
     if markers:
@@ -72,13 +108,19 @@ def compose(
         return PromptText(text.replace(SUBJECT_MARKER, f" {SENTINEL} "), "", 0, plain)
     word = normalise_category(category)
     if template == "paper":
-        return PromptText(f"{text}, the {word} is {SENTINEL}", "", 0, f"{text}, the {word}")
+        scene = f"{text}, " if text else ""
+        return PromptText(f"{scene}the {word} is {SENTINEL}", "", 0, f"{scene}the {word}")
     phrases = max(1, int(prompt_strength * prompt_reps))
-    return PromptText(f"a {SENTINEL} {word} {text}", f", a {word} {text}", phrases - 1, f"a {word} {text}")
+    scene = f"{word} {text}" if text else word
+    return PromptText(f"a {SENTINEL} {scene}", f", a {scene}", phrases - 1, f"a {scene}")
 
 
 def arrange(
-    first: list[Token], repeat: list[Token], repetitions: int, sentinel_ids: list[int], vectors: Tensor
+    first: Sequence[Token],
+    repeat: Sequence[Token],
+    repetitions: int,
+    sentinel_ids: Sequence[int | Tensor],
+    vectors: Tensor,
 ) -> list[list[Token]]:
     """Rows of at most 75 positions with the subject's vectors where the sentinel stood.
 
@@ -94,10 +136,14 @@ def arrange(
     Raises:
         SubjectError: the sentinel is not in `first`.
     """
-    place = _find(sentinel_ids, [item for item, _ in first])
+    place = next(find_tokens([item for item, _ in first], sentinel_ids), None)
+    if place is None:
+        raise SubjectError(
+            "The subject's place was lost when the prompt became tokens; keep it out of `embedding:` names."
+        )
     weight = first[place][1]
     before, after = first[:place], first[place + len(sentinel_ids) :]
-    subject = [(vector, weight) for vector in vectors]
+    subject: list[Token] = [(vector, weight) for vector in vectors]
     rows = _cut(before)
     if len(rows[-1]) + len(subject) > ROW_POSITIONS:
         rows.append([])
@@ -107,18 +153,47 @@ def arrange(
     if len(after) > room:
         return rows + _cut(after[room:])
     if len(rows) == 1:
-        rows[0] += (repeat * repetitions)[: ROW_POSITIONS - len(rows[0])]
+        rows[0] += (list(repeat) * repetitions)[: ROW_POSITIONS - len(rows[0])]
     return rows
 
 
-def _cut(tokens: list[Token]) -> list[list[Token]]:
+def _same_id(one: int | Tensor, other: int | Tensor) -> bool:
+    return isinstance(one, int) and isinstance(other, int) and one == other
+
+
+def find_tokens(
+    items: Sequence[int | Tensor],
+    sought: Sequence[int | Tensor],
+    first: int = 0,
+    same: Callable[[int | Tensor, int | Tensor], bool] = _same_id,
+) -> Iterator[int]:
+    """Every place in `items`, from `first` on, where the items of `sought` follow each other; places may overlap.
+
+    Args:
+        sought: nothing is found where it is empty.
+        same: whether two items are the same; by default a vector is like nothing.
+    """
+    restart = _restarts(sought, same)
+    matched = 0
+    for place in range(first, len(items) if sought else first):
+        while matched and (matched == len(sought) or not same(sought[matched], items[place])):
+            matched = restart[matched]
+        matched += same(sought[matched], items[place])
+        if matched == len(sought):
+            yield place + 1 - matched
+
+
+def _restarts(sought: Sequence[int | Tensor], same: Callable[[int | Tensor, int | Tensor], bool]) -> list[int]:
+    """For each number of items that matched, how many still do one place on (Knuth, Morris and Pratt)."""
+    restart, length = [0, 0], 0
+    for item in sought[1:]:
+        while length and not same(sought[length], item):
+            length = restart[length]
+        length += same(sought[length], item)
+        restart.append(length)
+    return restart
+
+
+def _cut(tokens: Sequence[Token]) -> list[list[Token]]:
     """Tokens in rows as long as a row may be; one empty row where there are none."""
-    return [tokens[start : start + ROW_POSITIONS] for start in range(0, max(1, len(tokens)), ROW_POSITIONS)]
-
-
-def _find(sentinel_ids: list[int], items: list) -> int:
-    for start in range(len(items) - len(sentinel_ids) + 1):
-        window = items[start : start + len(sentinel_ids)]
-        if all(isinstance(item, int) for item in window) and window == sentinel_ids:
-            return start
-    raise SubjectError("The subject's place was lost when the prompt became tokens; keep it out of `embedding:` names.")
+    return [list(tokens[start : start + ROW_POSITIONS]) for start in range(0, max(1, len(tokens)), ROW_POSITIONS)]

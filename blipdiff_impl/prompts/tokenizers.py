@@ -10,15 +10,15 @@ import re
 from functools import lru_cache
 from pathlib import Path
 
-from .errors import SubjectError
+from ..errors import SubjectError, excerpt
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "data"
 
 CLIP_START = 49406
 CLIP_END = 49407  # also the padding id of Stable Diffusion 1.5
 WORD_PIECE_PAD = 0
 
-# Punctuation that the released caption processor turns into spaces (fact sheet 3.1).
+# Punctuation that the released caption processor turns into spaces (docs/method.md 3.1).
 _CAPTION_PUNCTUATION = re.compile(r"[.!\"()*#:;~]")
 # CLIP's own word pattern: contractions, letters, single digits, runs of anything else.
 _CLIP_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
@@ -36,11 +36,14 @@ def normalise_category(category: str) -> str:
         SubjectError: nothing is left.
     """
     if not isinstance(category, str):
-        raise SubjectError(f"The category should be a word such as 'dog', but it is {category!r}.")
+        raise SubjectError(
+            f"The category should be a word such as 'dog', but it is of the type {type(category).__name__}."
+        )
     cleaned = " ".join(_CAPTION_PUNCTUATION.sub(" ", category.lower()).split())
     if not cleaned:
         raise SubjectError(
-            f"The category is empty (given: {category!r}). Name the subject in a word or two, such as 'dog' or 'mug'."
+            f"The category is empty (given: {excerpt(category)}). Name the subject in a word or two, such as 'dog' or "
+            "'mug'."
         )
     return cleaned
 
@@ -99,7 +102,7 @@ def _clip_bpe():
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
     lines = (DATA / "clip_merges.txt").read_text(encoding="utf-8").splitlines()[1:]
-    merges = [tuple(line.split()) for line in lines if line]
+    merges = [(first, second) for first, second in (line.split() for line in lines if line)]
     letters = _byte_letters()
     tokens = [*letters, *(letter + "</w>" for letter in letters), *(a + b for a, b in merges)]
     tokens += ["<|startoftext|>", "<|endoftext|>"]

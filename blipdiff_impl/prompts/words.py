@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ..errors import SubjectError
-from ..prompt import SENTINEL, SUBJECT_MARKER
-from ..tokenizers import normalise_category
+from ..errors import SubjectError, excerpt, first_few
+from .rows import SENTINEL, SUBJECT_MARKER, tidied
+from .tokenizers import normalise_category
 
 
 @dataclass(frozen=True)
 class EditTexts:
-    """Attributes:
-    source: the prompt of the picture as it is.
-    target: the prompt of the edit, `SENTINEL` where the subject's vectors go, if there is a subject.
-    source_word, target_word: the thing in each.
+    """Both prompts of an edit, as text.
+
+    Attributes:
+        source: the prompt of the picture as it is.
+        target: the prompt of the edit, `SENTINEL` where the subject's vectors go, if there is a subject.
+        source_word, target_word: the thing in each.
     """
 
     source: str
@@ -45,7 +49,7 @@ def compose_edit(
 
 
 def _phrase(prompt: str, thing: str) -> str:
-    text = " ".join(prompt.split())
+    text = tidied(prompt)
     if (markers := text.count(SUBJECT_MARKER)) > 1:
         raise SubjectError(f"The prompt holds {SUBJECT_MARKER} {markers} times; one thing is edited at a time.")
     if markers:
@@ -54,8 +58,8 @@ def _phrase(prompt: str, thing: str) -> str:
 
 
 def listed(text: str) -> list[str]:
-    """Words or phrases between commas."""
-    return [" ".join(part.split()) for part in text.split(",") if part.strip()]
+    """Words or phrases between commas, markers as `SUBJECT_MARKER`."""
+    return [part.strip() for part in tidied(text).split(",") if part.strip()]
 
 
 def parse_weights(text: str) -> dict[str, float]:
@@ -67,16 +71,35 @@ def parse_weights(text: str) -> dict[str, float]:
     weights = {}
     for part in listed(text):
         word, colon, number = part.rpartition(":")
-        if not colon or not word.strip() or not re.fullmatch(r"\s*\d*\.?\d+\s*", number):
-            raise SubjectError(f"reweight holds {part!r}. Write words with weights: 'snow: 1.5, [subject]: 2'.")
+        if not colon or not word.strip() or not re.fullmatch(r"\s*(\d+|\d*\.\d+)\s*", number):
+            raise SubjectError(f"reweight holds {excerpt(part)}. Write words with weights: 'snow: 1.5, [subject]: 2'.")
         value = float(number)
         if not (math.isfinite(value) and value <= 20):
-            raise SubjectError(f"The weight {number.strip()} of {word.strip()!r} is too large; 0 to 20 are possible.")
+            raise SubjectError(f"The weight {value:g} of {excerpt(word.strip())} is too large; 0 to 20 are possible.")
         weights[word.strip()] = value
     return weights
+
+
+def check_edit_words(texts: Iterable[str], words: Iterable[str]) -> None:
+    """What can be said of words of an edit without a tokenizer: whether their letters are in its texts at all.
+
+    Raises:
+        SubjectError: a word that no tokenizer will find there.
+    """
+    texts = list(texts)
+    letters = _letters(" ".join(texts))
+    for word in words:
+        if word != SUBJECT_MARKER and _letters(word) not in letters:
+            raise missing_word(word, " ".join(dict.fromkeys(texts)))
+
+
+def _letters(text: str) -> str:
+    """Small letters and digits in a row, without the weights of `(words:1.2)`."""
+    text = re.sub(r":\s*[\d.]+\s*\)", "", unicodedata.normalize("NFKC", text).lower())
+    return "".join(letter for letter in text if letter.isalnum())
 
 
 def missing_word(word: str, text: str) -> SubjectError:
     """What to say when a word is not in a prompt."""
     there = re.findall(r"[^\s,.;:!?()]+", text.replace(SENTINEL, SUBJECT_MARKER))
-    return SubjectError(f"{word!r} is not in the prompt. Its words are: {', '.join(dict.fromkeys(there))}.")
+    return SubjectError(f"{excerpt(word)} is not in the prompt. Its words are: {first_few(dict.fromkeys(there), 30)}.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .draws import TRAIN_TIMESTEPS
+TRAIN_TIMESTEPS = 1000
 
 
 def alphas_bar() -> Tensor:
@@ -24,3 +24,17 @@ def noise_loss(predicted: Tensor, eps: Tensor, weights: Tensor | None = None) ->
     """Mean squared error, weighted by place where `weights` `[B, 1, h, w]` are given; their mean does not matter."""
     error = (predicted.float() - eps).square()
     return error.mean() if weights is None else (weights * error).mean() / weights.mean()
+
+
+def error_weights(alphas: Tensor, cells: Tensor, min_snr: float, mask_weight: float) -> Tensor:
+    """`[B, 1, h, w]`: min(SNR, gamma) / SNR (Hang et al. 2023, for noise prediction), more inside the subject.
+
+    Args:
+        cells: share of subject in each latent cell, `[B, 1, h, w]`.
+        min_snr: gamma; 0 leaves all timesteps alike.
+    """
+    weights = 1 + mask_weight * cells
+    if not min_snr:
+        return weights
+    snr = alphas / (1 - alphas)
+    return weights * (snr.clamp(max=min_snr) / snr)[:, None, None, None]

@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from .errors import SubjectError
+from ..errors import SubjectError
+from .noise import TRAIN_TIMESTEPS
 
 # Adams-Bashforth weights by how many values of eps are known, newest first.
 _ADAMS_BASHFORTH = {
@@ -21,18 +22,18 @@ _ADAMS_BASHFORTH = {
 }
 
 
-def leading_timesteps(steps: int, offset: int = 0, train_steps: int = 1000) -> list[int]:
+def leading_timesteps(steps: int, offset: int = 0) -> list[int]:
     """The published spacing, descending: 980, 960, ..., 20, 0 for 50 steps.
 
-    The release samples with offset 0 (fact sheet 1.6). It lists the second timestep twice; that repetition is the
+    The release samples with offset 0 (docs/method.md 1.6). It lists the second timestep twice; that repetition is the
     two-ended first step of `sample_plms` and no entry here.
 
     Raises:
-        SubjectError: fewer than 1 or more than `train_steps` steps.
+        SubjectError: fewer than 1 or more than `TRAIN_TIMESTEPS` steps.
     """
-    if not 1 <= steps <= train_steps:
-        raise SubjectError(f"steps = {steps} is not possible; choose 1 to {train_steps}.")
-    stride = train_steps // steps
+    if not 1 <= steps <= TRAIN_TIMESTEPS:
+        raise SubjectError(f"steps = {steps} is not possible; choose 1 to {TRAIN_TIMESTEPS}.")
+    stride = TRAIN_TIMESTEPS // steps
     return [stride * i + offset for i in reversed(range(steps))]
 
 

@@ -1,19 +1,20 @@
-"""A prompt with a subject through the text encoder, outside ComfyUI (fact sheet 1.5).
+"""The text encoder of Stable Diffusion 1.5, with vectors in the place of words (docs/method.md 1.5).
 
-Subject vectors replace token embeddings before positions are added. transformers' CLIP model takes ids only, so a hook
-on its embedding table puts the vectors in; the rest of the model stays as it is, causal mask included.
+Vectors replace token embeddings before positions are added. transformers' CLIP model takes ids only, so a hook on its
+embedding table puts the vectors in; the rest of the model stays as it is, causal mask included.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
+from ..errors import CheckpointError
+from ..prompts.rows import ROW, ROW_POSITIONS, Token
+from ..prompts.tokenizers import CLIP_END, CLIP_START, clip_ids
 from .config import TextEncoderConfig
-from .errors import CheckpointError, SubjectError
-from .prompt import ROW_POSITIONS, SENTINEL, PromptText, Token, arrange
-from .subject import Subject
-from .tokenizers import CLIP_END, CLIP_START, clip_ids
 
 _PREFIX = "text_model."
 
@@ -26,7 +27,8 @@ class TextEncoder(nn.Module):
         from transformers import CLIPTextConfig, CLIPTextModel
 
         self.config = config
-        self.clip = CLIPTextModel(CLIPTextConfig(**config.to_transformers(), attn_implementation="sdpa"))
+        settings: dict[str, Any] = {**config.to_transformers(), "attn_implementation": "sdpa"}
+        self.clip = CLIPTextModel(CLIPTextConfig(**settings))
 
     @classmethod
     def from_canonical(cls, config: TextEncoderConfig, tensors: dict[str, Tensor]) -> TextEncoder:
@@ -51,7 +53,9 @@ class TextEncoder(nn.Module):
 
     def token_embedding(self) -> nn.Embedding:
         """The table of 49,408 words."""
-        return self.clip.get_input_embeddings()
+        table = self.clip.get_input_embeddings()
+        assert isinstance(table, nn.Embedding)
+        return table
 
     def forward(self, ids: Tensor, places: Tensor | None = None, vectors: Tensor | None = None) -> Tensor:
         """Hidden states after the final norm, `[B, L, W]`; pads are attended to, as in Stable Diffusion 1.5.
@@ -63,6 +67,7 @@ class TextEncoder(nn.Module):
         """
         if places is None:
             return self.clip(input_ids=ids).last_hidden_state
+        assert vectors is not None  # they come with their places
 
         def splice(module: nn.Module, inputs: tuple, embedded: Tensor) -> Tensor:
             index = places[..., None].expand(-1, -1, embedded.shape[-1])
@@ -79,25 +84,8 @@ class TextEncoder(nn.Module):
         ids = torch.tensor([_pad([CLIP_START, *clip_ids(text)[:ROW_POSITIONS], CLIP_END])])
         return self(ids.to(self.token_embedding().weight.device))
 
-    def encode_subject(self, text: PromptText, subject: Subject) -> Tensor:
-        """A composed prompt with each subject of the batch: `[N, 77 * rows, W]`.
-
-        Raises:
-            SubjectError: the subject's width is not the encoder's.
-        """
-        if subject.width != self.config.hidden_size:
-            raise SubjectError(
-                f"The subject's vectors are {subject.width} wide, the text encoder takes {self.config.hidden_size}. "
-                "Encode the subject with the model that generates."
-            )
-        tokens = [[(i, 1.0) for i in clip_ids(part)] for part in (text.first, text.repeat)]
-        contexts = []
-        for vectors in subject.embeddings:
-            rows = arrange(*tokens, text.repetitions, clip_ids(SENTINEL), vectors)
-            contexts.append(torch.cat([self._encode_row(row) for row in rows], dim=1))
-        return torch.cat(contexts)
-
-    def _encode_row(self, row: list[Token]) -> Tensor:
+    def encode_row(self, row: list[Token]) -> Tensor:
+        """One chunk of at most 75 ids and vectors, start, end and padding added: `[1, 77, W]`."""
         device = self.token_embedding().weight.device
         places = [i + 1 for i, (item, _) in enumerate(row) if isinstance(item, Tensor)]
         ids = _pad([CLIP_START, *(CLIP_END if isinstance(item, Tensor) else item for item, _ in row), CLIP_END])
@@ -109,4 +97,9 @@ class TextEncoder(nn.Module):
 
 
 def _pad(ids: list[int]) -> list[int]:
-    return ids + [CLIP_END] * (ROW_POSITIONS + 2 - len(ids))
+    return ids + [CLIP_END] * (ROW - len(ids))
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    """x sigmoid(1.702 x), CLIP's activation."""
+    return x * torch.sigmoid(1.702 * x)

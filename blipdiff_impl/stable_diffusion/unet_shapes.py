@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..config import UNetConfig
-from .shape_helpers import Shapes, conv, linear, norm, resnet, under
+from ..weights.shapes import Shapes, conv, linear, norm, resnet, under
+from .config import UNetConfig
 
 
 def unet_shapes(config: UNetConfig) -> Shapes:
@@ -49,7 +49,7 @@ def _middle(width: int, context_width: int, time_width: int) -> Shapes:
 
 
 def _way_up(config: UNetConfig, time_width: int) -> Shapes:
-    """Each block on the way up takes one skip connection per layer, the last one from the level above."""
+    """Each up block takes one skip connection per layer, the last one from the level above."""
     shapes: Shapes = {}
     channels, levels = config.block_out_channels[::-1], config.attention_levels[::-1]
     last = len(channels) - 1

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..config import VAEConfig
-from .shape_helpers import Shapes, conv, linear, norm, resnet, under
+from ..weights.shapes import Shapes, conv, linear, norm, resnet, under
+from .config import VAEConfig
 
 
 def vae_shapes(config: VAEConfig) -> Shapes:

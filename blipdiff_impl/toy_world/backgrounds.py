@@ -20,7 +20,7 @@ def render_background(name: str, size: int, rng: np.random.Generator) -> np.ndar
 
 
 def render_plain(size: int, rng: np.random.Generator) -> np.ndarray:
-    """A neutral ground for reference pictures: one colour, or a soft gradient between two."""
+    """A neutral background for reference pictures: one colour, or a soft gradient between two."""
     first = np.array(colorsys.hsv_to_rgb(rng.uniform(), rng.uniform(0, 0.9), rng.uniform(0.1, 1.0))) * 255
     last = first
     if rng.uniform() < 0.5:

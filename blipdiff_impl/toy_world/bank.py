@@ -5,16 +5,19 @@ Pair i shows the subject with seed i. Files are .npy arrays under `.cache/toybox
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from ..files import write_whole
 from .render import PICTURE_SIZE, REFERENCE_SIZE, render_picture, render_reference
-from .training import CACHE
 from .world import BACKGROUND_NAMES, CATEGORIES, subject_from_seed
 
+_CHECKOUT = Path(__file__).resolve().parents[2]
+# Installed by pip there is no checkout around the package, and what is trained stays where the command runs.
+CACHE = (_CHECKOUT if (_CHECKOUT / "pyproject.toml").is_file() else Path.cwd()) / ".cache" / "toybox"
+"""What making the embedded model leaves behind: the bank, and checkpoints of its trainings."""
 BANK_PAIRS = 80_000
 LATENT_SIDE = PICTURE_SIZE // 8
 
@@ -42,24 +45,22 @@ _SHAPES = {
 
 
 def make_bank(count: int = BANK_PAIRS, folder: Path = CACHE / "bank") -> None:
-    """Render the bank, or go on where an interrupted run stopped (every 2000 pairs)."""
+    """Render the bank, or resume where an interrupted run stopped (every 2000 pairs)."""
     folder.mkdir(parents=True, exist_ok=True)
-    arrays = {name: _array(folder / f"{name}.npy", (count, *shape)) for name, shape in _SHAPES.items()}
+    arrays = {name: open_array(folder / f"{name}.npy", np.uint8, (count, *shape)) for name, shape in _SHAPES.items()}
     progress = folder / "ready.txt"
-    for start in range(_ready(folder), count, 2000):
+    for start in range(rows_ready(folder), count, 2000):
         for i in range(start, min(start + 2000, count)):
             for name, value in _pair(i).items():
                 arrays[name][i] = value
         for array in arrays.values():
             array.flush()
-        partial = progress.with_suffix(".partial")
-        partial.write_text(str(min(start + 2000, count)))
-        os.replace(partial, progress)
+        write_whole(progress, str(min(start + 2000, count)).encode())
 
 
 def open_bank(folder: Path = CACHE / "bank") -> Bank:
     """The pairs written so far."""
-    ready = _ready(folder)
+    ready = rows_ready(folder)
     return Bank(**{name: np.load(folder / f"{name}.npy", mmap_mode="r")[:ready] for name in _SHAPES})
 
 
@@ -76,12 +77,14 @@ def _pair(index: int) -> dict[str, np.ndarray]:
     }
 
 
-def _array(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+def open_array(path: Path, kind: type, shape: tuple[int, ...]) -> np.memmap:
+    """An array on disk to be filled in rounds; zeros at first."""
     if path.exists():
         return np.load(path, mmap_mode="r+")
-    return np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+    return np.lib.format.open_memmap(path, mode="w+", dtype=kind, shape=shape)
 
 
-def _ready(folder: Path) -> int:
+def rows_ready(folder: Path) -> int:
+    """How many rows of the arrays in a folder are written."""
     path = folder / "ready.txt"
     return int(path.read_text()) if path.exists() else 0

@@ -1,7 +1,7 @@
 """Training prompts as rows of the text encoder: token ids, and where the 16 subject vectors stand.
 
 Covers what the nodes make of a prompt: the released template (repeated, vectors at index 2), the paper's template
-(vectors at the end), plain text, and the empty prompt of classifier-free guidance (fact sheet 3.3).
+(vectors at the end), plain text, and the empty prompt of classifier-free guidance (docs/method.md 3.3).
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from functools import lru_cache
 
 import numpy as np
 
-from ..tokenizers import CLIP_END, CLIP_START, clip_ids
+from ..prompts.rows import ROW
+from ..prompts.tokenizers import CLIP_END, CLIP_START, clip_ids
 from .world import BACKGROUNDS, CATEGORIES, captions
 
-POSITIONS = 77
 VECTORS = 16
 REPETITIONS = (1, 2, 3, 20)
 UNKNOWN = -1
@@ -26,7 +26,7 @@ EMPTY_SHARE, DROP_SHARE, PAPER_SHARE, NOISE_SHARE = 0.10, 0.14, 0.2, 0.08
 def used_tokens() -> tuple[int, ...]:
     """CLIP ids that occur in prompts of the toy world."""
     phrases = [phrase for name in BACKGROUNDS for phrase in captions(name)]
-    ids = {i for text in ("a , the is", *CATEGORIES, *phrases) for i in _ids(text)}
+    ids = {i for text in ("a , the is", *CATEGORIES, *phrases) for i in token_ids(text)}
     return tuple(sorted(ids | {CLIP_START, CLIP_END}))
 
 
@@ -54,8 +54,8 @@ def repeat(category: str, phrase: str, count: int) -> str:
 
 def row(text: str, position: int | None, noise: np.random.Generator | None = None) -> tuple[np.ndarray, int]:
     """Token ids [77] of a text, with room for the vectors at `position` (negative: counted from the end)."""
-    room = POSITIONS - (0 if position is None else VECTORS)
-    words = list(_ids(text))[: room - 2]
+    room = ROW - (0 if position is None else VECTORS)
+    words = list(token_ids(text))[: room - 2]
     if noise is not None:
         words.insert(int(noise.integers(2, len(words) + 1)) if len(words) > 2 else len(words), UNKNOWN)
         words = words[: room - 2]
@@ -75,5 +75,6 @@ def _paper(category: str, phrase: str, rng: np.random.Generator) -> tuple[str, i
 
 
 @lru_cache(maxsize=4096)
-def _ids(text: str) -> tuple[int, ...]:
+def token_ids(text: str) -> tuple[int, ...]:
+    """CLIP's ids of a text, without start and end."""
     return tuple(clip_ids(text))

@@ -13,11 +13,13 @@ from .shapes import parts
 from .world import BACKGROUND_NAMES, Look, ToySubject
 
 PICTURE_SIZE = 96
+LARGE_SIZE = 192
 REFERENCE_SIZE = 64
 BANK_PER_BACKGROUND = 100
 
 _SUPERSAMPLE = 3
 _OUTLINE = 0.04
+_NOTCHED_FROM = _SUPERSAMPLE * 80  # pixels; no thing in a picture of PICTURE_SIZE is drawn so large
 _DARK = (28, 26, 30)
 _WHITE = (248, 248, 244)
 
@@ -48,25 +50,30 @@ def place(subject: Image.Image, background: np.ndarray, x: int, y: int) -> Rende
     return Rendered(np.asarray(Image.composite(layer, picture, mask)), np.asarray(mask))
 
 
-def render_picture(subject: ToySubject, background: str, rng: np.random.Generator, bank: bool = False) -> Rendered:
-    """The subject in a described place, as the model shall draw it: 96 px, the subject large and near the centre.
+def render_picture(
+    subject: ToySubject, background: str, rng: np.random.Generator, bank: bool = False, size: int = PICTURE_SIZE
+) -> Rendered:
+    """The subject in a described place, as the model should draw it: the subject large and near the centre.
 
-    `bank` takes the background from a set rendered once (fast, for training) instead of a fresh one.
+    Args:
+        bank: takes the background from a set rendered once (fast, for training) instead of a fresh one.
+        size: side of the picture in pixels; everything in it grows alike.
     """
-    ground = _scene(background, PICTURE_SIZE, rng, bank)
-    side = int(rng.integers(62, 77))
-    free = PICTURE_SIZE - side
-    x = round(free / 2 + rng.uniform(-4, 4))
-    y = round(free * 0.55 + rng.uniform(-4, 4))
+    ground = scene_ground(background, size, rng, bank)
+    scale = size / PICTURE_SIZE
+    side = round(int(rng.integers(62, 77)) * scale)
+    free = size - side
+    x = round(free / 2 + rng.uniform(-4, 4) * scale)
+    y = round(free * 0.55 + rng.uniform(-4, 4) * scale)
     return place(render_subject(subject, side, rng.uniform(0.95, 1.05)), ground, x, y)
 
 
 def render_reference(subject: ToySubject, rng: np.random.Generator, bank: bool = False) -> Rendered:
-    """The subject as somebody would show it: 64 px, any place and scale, on plain, gradient or scene ground."""
+    """The subject as somebody would show it: 64 px, any place and scale, on a plain, gradient or scene background."""
     if rng.uniform() < 0.5:
         ground = backgrounds.render_plain(REFERENCE_SIZE, rng)
     else:
-        ground = _scene(BACKGROUND_NAMES[rng.integers(len(BACKGROUND_NAMES))], REFERENCE_SIZE, rng, bank)
+        ground = scene_ground(BACKGROUND_NAMES[rng.integers(len(BACKGROUND_NAMES))], REFERENCE_SIZE, rng, bank)
     side = int(rng.integers(34, 60))
     x, y = (int(v) for v in rng.integers(0, REFERENCE_SIZE - side + 1, size=2))
     image = render_subject(subject, side, rng.uniform(0.92, 1.08))
@@ -75,7 +82,8 @@ def render_reference(subject: ToySubject, rng: np.random.Generator, bank: bool =
     return place(image, ground, x, y)
 
 
-def _scene(background: str, size: int, rng: np.random.Generator, bank: bool) -> np.ndarray:
+def scene_ground(background: str, size: int, rng: np.random.Generator, bank: bool) -> np.ndarray:
+    """A described place without a subject, uint8 [size, size, 3]; `bank` takes one from a set rendered once."""
     if bank:
         return _bank(background, size)[rng.integers(BANK_PER_BACKGROUND)]
     return backgrounds.render_background(background, size, rng)
@@ -101,8 +109,8 @@ class _SubjectCanvas:
         points = self._to_pixels(part.points)
         width = max(1, round(_OUTLINE * self.side))
         if part.stroke:
-            self._line(points, round(part.stroke * self.side) + 2 * width, _DARK)
-            self._line(points, round(part.stroke * self.side), self.colour[part.fill])
+            self._stroke(points, round(part.stroke * self.side) + 2 * width, _DARK)
+            self._stroke(points, round(part.stroke * self.side), self.colour[part.fill])
             return
         mask = Image.new("L", (self.side, self.side))
         ImageDraw.Draw(mask).polygon(points, fill=255)
@@ -113,6 +121,15 @@ class _SubjectCanvas:
     def finish(self) -> Image.Image:
         self.rgb.putalpha(self.alpha)
         return self.rgb
+
+    def _stroke(self, points: list[tuple[float, float]], width: int, colour: tuple[int, int, int]) -> None:
+        """A thick line; on a large canvas its joints are filled, which Pillow leaves notched there."""
+        self._line(points, width, colour)
+        if self.side > _NOTCHED_FROM:
+            r = width / 2 - 1
+            for x, y in points[1:-1]:
+                ImageDraw.Draw(self.rgb).ellipse((x - r, y - r, x + r, y + r), fill=colour)
+                ImageDraw.Draw(self.alpha).ellipse((x - r, y - r, x + r, y + r), fill=255)
 
     def _line(self, points: list[tuple[float, float]], width: int, colour: tuple[int, int, int]) -> None:
         ImageDraw.Draw(self.rgb).line(points, fill=colour, width=width, joint="curve")
@@ -136,4 +153,4 @@ def _pattern(look: Look, side: int) -> Image.Image:
         "checks": lambda: (np.floor(x * 4) + np.floor(y * 4)) % 2 == 0,
         "halves": lambda: x > 0.5,
     }[look.pattern]()
-    return Image.fromarray(np.where(second[..., None], np.uint8(look.second), np.uint8(look.main)))
+    return Image.fromarray(np.where(second[..., None], np.array(look.second, np.uint8), np.array(look.main, np.uint8)))

@@ -30,6 +30,10 @@ BACKGROUNDS = {
 }
 BACKGROUND_NAMES = tuple(BACKGROUNDS)
 
+WORKING_SIZES = ((96, 96), (192, 96), (192, 192))
+"""(width, height) in pixels of pictures that the embedded model draws. The second has a
+region for each of two things."""
+
 HELD_OUT_SEED = 1_000_000_000
 """Subjects with this seed or a larger one are never trained on."""
 
@@ -86,6 +90,7 @@ def _draw_colour(rng: np.random.Generator, far_from: tuple[tuple[RGB, float], ..
     """A clear colour (seldom a pale or grey one) that keeps the given Lab distances."""
     while True:
         hue, saturation, value = rng.uniform(), rng.uniform(0.15, 1.0) ** 0.5, rng.uniform(0.5, 1.0)
-        colour = tuple(round(255 * c) for c in colorsys.hsv_to_rgb(hue, saturation, value))
+        red, green, blue = (round(255 * c) for c in colorsys.hsv_to_rgb(hue, saturation, value))
+        colour = red, green, blue
         if all(delta_e(np.array(colour), np.array(other)) >= distance for other, distance in far_from):
             return colour

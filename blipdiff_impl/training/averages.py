@@ -1,11 +1,28 @@
-"""The running mean of what is trained, by name, so that a checkpoint can hold it."""
+"""Running means of weights while they are trained."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from ..finetuning.average import RunningMean
+
+class RunningMean:
+    """Exponential moving average; over the first steps a plain mean, so that the start does not linger in it."""
+
+    def __init__(self, tensors: Sequence[Tensor], decay: float):
+        self._tensors = list(tensors)
+        self._decay = decay
+        self._seen = 0
+        self.means = [tensor.detach().clone() for tensor in tensors]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take in what the tensors are now."""
+        self._seen += 1
+        decay = min(self._decay, 1 - 1 / self._seen)
+        torch._foreach_lerp_(self.means, [tensor.detach() for tensor in self._tensors], 1 - decay)
 
 
 class AveragedWeights(RunningMean):
@@ -22,7 +39,7 @@ class AveragedWeights(RunningMean):
 
     @torch.no_grad()
     def restore(self, state: dict[str, Tensor], seen: int) -> None:
-        """Go on from `state` after `seen` updates."""
+        """Resume from `state` after `seen` updates."""
         self._seen = seen
         for name, mean in self.state().items():
             mean.copy_(state[name])

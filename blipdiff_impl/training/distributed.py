@@ -15,8 +15,8 @@ def process() -> tuple[int, int]:
 def gather(x: Tensor) -> Tensor:
     """`[B, ...]` of every process as `[processes * B, ...]`, with gradients to where each part came from.
 
-    The sum over processes of what flows back makes training on several exactly that of one with the whole batch (the
-    release lets gradients into the local part only).
+    The sum over processes of what flows back makes training on several exactly that of one with the whole batch. The
+    release's gathered features carry no gradient at all, not even of the local part, so its gradients are others.
     """
     return _Gather.apply(x) if process()[1] > 1 else x
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-TRAIN_TIMESTEPS = 1000
+from ..stable_diffusion.noise import TRAIN_TIMESTEPS
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,5 @@
-"""Low-rank factors beside the attention layers of a UNet (Hu et al. 2021, "LoRA")."""
+"""Low-rank factors (Hu et al. 2021, "LoRA"): trained beside the attention layers of a UNet, or cut out of a change of
+weights."""
 
 from __future__ import annotations
 
@@ -47,3 +48,35 @@ def add_lora(unet: nn.Module, rank: int, seed: int) -> dict[str, LowRankLinear]:
     for name, layer in layers.items():
         unet.set_submodule(name, layer)
     return layers
+
+
+_OVERSAMPLING = 16
+_ITERATIONS = 4  # Adam's changes have slowly falling singular values; fewer iterations mix the last ones up
+
+
+def decompose(delta: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """`delta` ~ up @ down, both of similar size, so that 16 bit holds either.
+
+    Args:
+        delta: `[out, in]`.
+        rank: at most min(out, in).
+
+    Returns:
+        up `[out, rank]` and down `[rank, in]`, float32; the same for the same delta.
+    """
+    matrix = delta.float()
+    basis = _range(matrix, min(rank + _OVERSAMPLING, *matrix.shape))
+    left, singular, right = torch.linalg.svd(basis.T @ matrix, full_matrices=False)
+    root = singular[:rank].sqrt()
+    return basis @ left[:, :rank] * root, root[:, None] * right[:rank]
+
+
+def _range(matrix: Tensor, columns: int) -> Tensor:
+    """Orthonormal columns that span nearly what the largest singular vectors span."""
+    generator = torch.Generator().manual_seed(0)  # on the CPU: the same numbers on every device
+    start = torch.randn(matrix.shape[1], columns, generator=generator).to(matrix.device)
+    basis = torch.linalg.qr(matrix @ start).Q
+    for _ in range(_ITERATIONS):
+        basis = torch.linalg.qr(matrix.T @ basis).Q
+        basis = torch.linalg.qr(matrix @ basis).Q
+    return basis

@@ -9,7 +9,6 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from ..toybox.training import orthogonalise
 from .settings import StageSettings
 
 # Tables and what stands next to pixels are no maps between features, which Muon is made for.
@@ -47,7 +46,7 @@ def _step_matrices(group: dict, state: dict) -> None:
         updates = orthogonalise(torch.stack([_momentum(weight, state[weight]).flatten(1) for weight in weights]))
         rate = group["lr"] * 0.2 * math.sqrt(max(shape))
         torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
-        for weight, update in zip(weights, updates.float(), strict=True):
+        for weight, update in zip(weights, updates, strict=True):
             weight.add_(update.view_as(weight), alpha=-rate)
 
 
@@ -57,8 +56,40 @@ def _momentum(weight: nn.Parameter, state: dict) -> Tensor:
         # AdamW, which loads the state, wants a count in it.
         state["step"], state["momentum"] = torch.tensor(0.0), torch.zeros_like(weight)
     state["step"] += 1
-    mean = state["momentum"].lerp_(weight.grad, 1 - _MOMENTUM)
-    return weight.grad.lerp(mean, _MOMENTUM)
+    gradient = weight.grad
+    assert gradient is not None  # others are not stepped
+    mean = state["momentum"].lerp_(gradient, 1 - _MOMENTUM)
+    return gradient.lerp(mean, _MOMENTUM)
+
+
+def fast_type(device: torch.device | str = "cpu") -> torch.dtype:
+    """bfloat16 (with AVX-512 BF16 faster than float32, and than autocast), but float32 on a CPU without AVX-512, where
+    bfloat16 takes 20 times as long."""
+    slow = torch.device(device).type == "cpu" and "AVX512" not in torch.backends.cpu.get_cpu_capability()
+    return torch.float32 if slow else torch.bfloat16
+
+
+def orthogonalise(matrices: torch.Tensor, steps: int = 5) -> torch.Tensor:
+    """Newton-Schulz iteration towards the nearest orthogonal matrices; float [N, R, C] -> float32 [N, R, C].
+
+    In float32 throughout: rounded to bfloat16, the Gram matrix of gradients of quickly falling singular values gets
+    eigenvalues below zero, from which the iteration runs away (updates of 1e4 times their size).
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    x = matrices.float()
+    if tall := x.shape[1] > x.shape[2]:
+        x = x.mT
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    # x' = (a + b G + c G^2) x with G = x x^T: all factors are polynomials of the first G, so they can be multiplied
+    # before they meet the long side of x.
+    gram = x @ x.mT
+    factor = torch.eye(gram.shape[1], device=x.device)
+    for _ in range(steps):
+        polynomial = b * gram + c * (gram @ gram)
+        polynomial.diagonal(dim1=1, dim2=2).add_(a)
+        factor, gram = polynomial @ factor, polynomial @ gram @ polynomial
+    x = factor @ x
+    return x.mT if tall else x
 
 
 def make_optimiser(
@@ -81,7 +112,8 @@ def make_optimiser(
          "weight_decay": settings.weight_decay if decays else 0.0}
         for (is_slow, muon, decays), weights in groups.items()
     ]  # fmt: skip
-    return MuonAdamW(records, lr=settings.learning_rate, betas=settings.betas, eps=settings.epsilon)
+    first, second = settings.betas
+    return MuonAdamW(records, lr=settings.learning_rate, betas=(first, second), eps=settings.epsilon)
 
 
 def _suits_muon(name: str, weight: nn.Parameter, settings: StageSettings) -> bool:
@@ -91,9 +123,14 @@ def _suits_muon(name: str, weight: nn.Parameter, settings: StageSettings) -> boo
 
 
 def learning_rate(step: int, settings: StageSettings) -> float:
-    """Of optimiser step `step`, counted from 1: a linear rise, then a cosine from the peak to `last_rate`."""
+    """Of optimiser step `step`, counted from 1: a linear rise, then a cosine from the peak to `last_rate`.
+
+    Where the settings have `tenth_every`, the rate falls to a tenth each time so many steps are done, instead.
+    """
     if step <= settings.warm_up:
         return settings.learning_rate * step / settings.warm_up
+    if every := getattr(settings, "tenth_every", 0):
+        return settings.learning_rate * 0.1 ** ((step - 1) // every)
     way = (step - settings.warm_up) / max(1, settings.steps - settings.warm_up)
     share = (1 + math.cos(math.pi * min(1.0, way))) / 2
     return settings.last_rate + (settings.learning_rate - settings.last_rate) * share

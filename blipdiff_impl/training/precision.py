@@ -1,11 +1,36 @@
-"""Weights in float32 behind working copies of lower precision (Micikevicius et al. 2018, section 3.1)."""
+"""In which precision a device trains, float32 masters behind lower-precision weights, and gradient checkpointing."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ..errors import SubjectError
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+AUTO = "auto"
+
+
+def choose_precision(name: str, device: torch.device) -> tuple[torch.dtype, str]:
+    """The precision of the UNet's arithmetic (masters are float32 in any case), and why, for the log.
+
+    Raises:
+        SubjectError: a name that is none of these.
+    """
+    if name not in (AUTO, *PRECISIONS):
+        raise SubjectError(f"There is no precision {name!r}; choose one of {', '.join((AUTO, *PRECISIONS))}.")
+    if name != AUTO:
+        return PRECISIONS[name], f"{name} as chosen"
+    if device.type == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return torch.bfloat16, "bf16, which this GPU computes natively"
+        return torch.float32, "fp32, because this GPU has no bf16"
+    return torch.float32, f"fp32 on {device.type}"
+
 
 _AT_ONCE = 64  # gradients widened together: few launches, and never all gradients twice in memory
 
@@ -34,7 +59,7 @@ class MasterWeights:
         for start in range(0, len(self._working), _AT_ONCE):
             working, masters = (part[start : start + _AT_ONCE] for part in (self._working, self.masters))
             wide = [torch.empty_like(master) for master in masters]
-            torch._foreach_copy_(wide, [parameter.grad for parameter in working])
+            torch._foreach_copy_(wide, [gradient_of(parameter) for parameter in working])
             for parameter, master, gradient in zip(working, masters, wide, strict=True):
                 parameter.grad, master.grad = None, gradient
 
@@ -42,4 +67,16 @@ class MasterWeights:
     def publish(self) -> None:
         """Round the masters into the working copies."""
         if self._are_copies:
-            torch._foreach_copy_(self._working, self.masters)
+            torch._foreach_copy_(tuple(self._working), tuple(self.masters))
+
+
+def gradient_of(parameter: nn.Parameter) -> Tensor:
+    """After a backward pass of a loss that the parameter takes part in, as every weight of a UNet does."""
+    assert parameter.grad is not None
+    return parameter.grad
+
+
+def forget_activations(blocks: Iterable[nn.Module]) -> None:
+    """Make these modules keep only their inputs for the backward pass."""
+    for block in blocks:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)

@@ -18,10 +18,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ..errors import SubjectError
-from .averaging import AveragedWeights
-from .progress import Progress
+from .averages import AveragedWeights
+from .run_log import Progress
 from .settings import StageSettings
-from .settings_file import require_same, to_yaml
+from .settings_file import require_same_run, to_yaml
 
 _STEP = re.compile(r"step_(\d{8})")
 
@@ -76,7 +76,7 @@ class RunFolder:
         if path is None:
             return Progress(samples=samples)
         try:
-            require_same((path / "settings.yaml").read_text(encoding="utf-8"), self._settings, path)
+            require_same_run((path / "settings.yaml").read_text(encoding="utf-8"), self._settings, path)
             progress = Progress(**json.loads((path / "progress.json").read_text(encoding="utf-8")))
             if progress.samples != samples:
                 raise SubjectError(f"{path} was trained on {progress.samples} samples, but there are {samples} now.")
@@ -84,10 +84,8 @@ class RunFolder:
             if self._average:
                 self._average.restore(load_file(path / "average.safetensors"), progress.step)
         except (OSError, KeyError, TypeError, RuntimeError, EOFError, json.JSONDecodeError, pickle.UnpicklingError,
-                SafetensorError) as error:  # fmt: skip
-            raise SubjectError(
-                f"The checkpoint {path} is damaged ({error}). Remove it to go on from an earlier one."
-            ) from error
+                SafetensorError):  # fmt: skip
+            raise SubjectError(f"The checkpoint {path} is damaged. Remove it to resume from an earlier one.") from None
         return progress
 
     def _prune(self) -> None:

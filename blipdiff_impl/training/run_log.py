@@ -47,7 +47,7 @@ class Progress:
         return means
 
 
-class Diary:
+class RunLog:
     """Writes down how a run goes. One process of a run has one.
 
     Args:

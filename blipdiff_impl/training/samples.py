@@ -15,6 +15,24 @@ class BrokenSample(SubjectError):
 
 
 @dataclass(frozen=True, eq=False)
+class Reference:
+    """One of several subjects of a picture, as another picture shows it.
+
+    Attributes:
+        picture: uint8 `[H, W, 3 | 4]`; transparent where there is something else.
+        phrase: what it is called.
+        box: left, top, right and bottom in the picture that it is a subject of, in 0..1.
+        vectors: float32 `[queries, W]`, what another method makes of the subject, to be imitated; None where the data
+            has none.
+    """
+
+    picture: np.ndarray
+    phrase: str
+    box: tuple[float, float, float, float]
+    vectors: np.ndarray | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class Sample:
     """A picture and what is known of it.
 
@@ -23,10 +41,15 @@ class Sample:
         picture: uint8 `[H, W, 3]`, the original.
         captions: one or several; one is drawn each time.
         category: what the subject is; empty where the data has none (first stage only).
-        composite: uint8 `[H, W, 3]`, the subject on another ground; None where the data has none.
+        composite: uint8 `[H, W, 3]`, the subject on another background; None where the data has none.
         mask: uint8 `[H, W]`, 255 on the subject in `picture`.
         context: the caption without the thing itself ("on the grass"), for prompts in the release's form.
         latent: float32 `[4, h, w]`, scaled latent mean of the target, computed before.
+        references: of its subjects, where it has several with boxes.
+        conversation: what was said before the picture, questions and answers by turns: `<image1>` stands for the first
+            of `pictures`; the picture belongs behind the last text, which is an answer, or a question without one.
+        pictures: uint8 `[H, W, 3]` each, those of the conversation.
+        target: what the picture is called for a text encoder, where that is not its caption.
     """
 
     key: str
@@ -37,6 +60,10 @@ class Sample:
     mask: np.ndarray | None = None
     context: str = ""
     latent: np.ndarray | None = None
+    references: tuple[Reference, ...] = ()
+    conversation: tuple[str, ...] = ()
+    pictures: tuple[np.ndarray, ...] = ()
+    target: str = ""
 
 
 class Source(Protocol):

@@ -10,25 +10,25 @@ import io
 import json
 import tarfile
 from collections import OrderedDict
+from collections.abc import Callable
 from functools import cached_property
 from glob import glob
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from ..errors import SubjectError
-from ..files import open_picture
-from .samples import BrokenSample, Sample
+from ..errors import SubjectError, one_line, shown
+from ..files import PICTURE_TYPES, UnreadablePicture, decode_text, read_cutout, read_mask, read_picture
+from .samples import BrokenSample, Reference, Sample
 
-_PICTURES = ("jpg", "jpeg", "png", "webp")
+_PICTURES = tuple(ending[1:] for ending in PICTURE_TYPES)
 _MAX_MEMBER = 256 * 2**20
-_MAX_PIXELS = 8192 * 8192
 _OPEN_SHARDS = 16
 
-# Extension of a member -> where it lies: (offset, bytes).
-Members = dict[str, tuple[int, int]]
+# Extension of a member -> where it lies: (offset, bytes). None where there are several of one name.
+Members = dict[str, tuple[int, int] | None]
 
 
 class Shards:
@@ -86,8 +86,9 @@ class _Shard:
                     folder, _, name = member.name.rpartition("/")
                     stem, dot, extension = name.partition(".")
                     if member.isreg() and stem and dot:
-                        place = member.offset_data, member.size
-                        found.setdefault(f"{folder}/{stem}".lstrip("/"), {})[extension.lower()] = place
+                        members = found.setdefault(f"{folder}/{stem}".lstrip("/"), {})
+                        extension = extension.lower()
+                        members[extension] = None if extension in members else (member.offset_data, member.size)
         except (tarfile.TarError, OSError) as error:
             raise SubjectError(f"The shard {self.path} cannot be read as a tar file: {error}.") from error
         return list(found.items())
@@ -100,22 +101,27 @@ class _Reader:
         self._file, self._key, self._members = file, key, members
 
     def sample(self) -> Sample:
+        if twice := [extension for extension, place in self._members.items() if place is None]:
+            raise BrokenSample(f"{self._key}.{twice[0]} is there twice, and nothing says which one is meant.")
         about = self._about()
         picture = self._picture("")
         if picture is None:
             raise BrokenSample(f"{self._key} has no picture (one of .{', .'.join(_PICTURES)}).")
-        mask = self._picture("mask.", "L")
+        mask = self._picture("mask.", read_mask)
         if mask is not None and mask.shape != picture.shape[:2]:
             raise BrokenSample(
                 f"{self._key}: mask {mask.shape[::-1]} and picture {picture.shape[1::-1]} differ in size."
             )
         return Sample(
             self._key, picture, self._captions(about), self._text(about, "category"), self._picture("composite."),
-            mask, self._text(about, "context"), self._latent(),
+            mask, self._text(about, "context"), self._latent(), self._references(about),
+            self._conversation(about), self._pictures(), self._text(about, "target"),
         )  # fmt: skip
 
     def _bytes(self, extension: str) -> bytes:
-        offset, size = self._members[extension]
+        place = self._members[extension]
+        assert place is not None  # `sample` has refused what is there twice
+        offset, size = place
         if size > _MAX_MEMBER:
             raise BrokenSample(f"{self._key}.{extension} has {size} bytes, more than {_MAX_MEMBER}.")
         self._file.seek(offset)
@@ -128,39 +134,77 @@ class _Reader:
         if "json" not in self._members:
             return {}
         try:
-            about = json.loads(self._bytes("json"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise BrokenSample(f"{self._key}.json is not JSON: {error}.") from error
+            about = json.loads(decode_text(self._bytes("json")))
+        except (ValueError, RecursionError) as error:
+            raise BrokenSample(f"{self._key}.json is not JSON: {one_line(error)}.") from error
         if not isinstance(about, dict):
-            raise BrokenSample(f"{self._key}.json should be an object, but it is {str(about)[:40]!r}.")
+            raise BrokenSample(f"{self._key}.json should be an object, but it is {shown(about, 40)}.")
         return about
 
     def _captions(self, about: dict) -> tuple[str, ...]:
-        captions = about.get("captions") or [about.get("caption")]
+        captions: Any = about.get("captions") or [about.get("caption")]
         if captions == [None] and "txt" in self._members:
-            captions = [self._bytes("txt").decode("utf-8", errors="replace")]
+            captions = [self._caption()]
         if not isinstance(captions, list) or not all(isinstance(c, str) and c.strip() for c in captions):
             raise BrokenSample(f"{self._key} has no caption (json: caption or captions; or a .txt).")
         return tuple(caption.strip() for caption in captions)
 
+    def _caption(self) -> str:
+        try:
+            return decode_text(self._bytes("txt"))
+        except UnicodeDecodeError as error:
+            raise BrokenSample(f"{self._key}.txt is no text; save it as UTF-8.") from error
+
     def _text(self, about: dict, name: str) -> str:
         value = about.get(name, "")
         if not isinstance(value, str):
-            raise BrokenSample(f"{self._key}: {name} should be text, but it is {value!r}.")
+            raise BrokenSample(f"{self._key}: {name} should be text, but it is {shown(value)}.")
         return value.strip()
 
-    def _picture(self, kind: str, mode: str = "RGB") -> np.ndarray | None:
-        name = next((kind + extension for extension in _PICTURES if kind + extension in self._members), None)
-        if name is None:
+    def _picture(self, kind: str, read: Callable = read_picture) -> np.ndarray | None:
+        """uint8 `[H, W, 3]`, or `[H, W]` of a mask; None where the sample has none of this kind."""
+        names = [kind + extension for extension in _PICTURES if kind + extension in self._members]
+        if len(names) > 1:
+            raise BrokenSample(f"{self._key} has {' and '.join(names)}, and nothing says which one is meant.")
+        if not names:
             return None
         try:
-            with open_picture(io.BytesIO(self._bytes(name))) as picture:
-                if picture.width * picture.height > _MAX_PIXELS:
-                    raise BrokenSample(f"{self._key}.{name} has {picture.width}x{picture.height} pixels, too many.")
-                return np.asarray(picture.convert(mode))
-        # Pillow's readers pass on what their formats raise.
-        except (OSError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-            raise BrokenSample(f"{self._key}.{name} cannot be read as a picture: {error}.") from error
+            return np.asarray(read(io.BytesIO(self._bytes(names[0])), f"{self._key}.{names[0]}"))
+        except UnreadablePicture as error:
+            raise BrokenSample(str(error)) from error
+
+    def _references(self, about: dict) -> tuple[Reference, ...]:
+        subjects = about.get("subjects", [])
+        if not isinstance(subjects, list) or not all(isinstance(subject, dict) for subject in subjects):
+            raise BrokenSample(f"{self._key}: subjects should be a list of objects, but it is {shown(subjects, 40)}.")
+        return tuple(self._reference(number, subject) for number, subject in enumerate(subjects))
+
+    def _reference(self, number: int, subject: dict) -> Reference:
+        picture = self._picture(f"reference{number}.", read_cutout)
+        if picture is None:
+            raise BrokenSample(f"{self._key} has no picture .reference{number} of its subject {number}.")
+        box: Any = subject.get("box")
+        if not (isinstance(box, list) and len(box) == 4 and all(type(edge) in (int, float) for edge in box)):
+            raise BrokenSample(
+                f"{self._key}: the box of subject {number} should be four numbers, not {shown(box, 40)}."
+            )
+        left, top, right, bottom = map(float, box)
+        if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+            raise BrokenSample(f"{self._key}: the box of subject {number}, {shown(box, 60)}, has no area in 0 to 1.")
+        return Reference(picture, self._text(subject, "phrase"), (left, top, right, bottom))
+
+    def _conversation(self, about: dict) -> tuple[str, ...]:
+        texts = about.get("conversation", [])
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise BrokenSample(f"{self._key}: conversation should be a list of texts, but it is {shown(texts, 40)}.")
+        return tuple(texts)
+
+    def _pictures(self) -> tuple[np.ndarray, ...]:
+        """Those of the conversation, in order, up to the first number that is not there."""
+        found: list[np.ndarray] = []
+        while (picture := self._picture(f"image{len(found) + 1}.")) is not None:
+            found.append(picture)
+        return tuple(found)
 
     def _latent(self) -> np.ndarray | None:
         if "latent.npy" not in self._members:

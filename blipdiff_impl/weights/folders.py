@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, first_few, shown
+from ..untrusted import MOST_JSON, parse_json
 
 
-def lies_there(path: Path) -> bool:
+def exists(path: Path) -> bool:
     """Whether there is something at a path.
 
     Raises:
@@ -21,7 +21,8 @@ def lies_there(path: Path) -> bool:
     except PermissionError as error:
         raise CheckpointError(f"{path} cannot be reached: permission denied on a folder above it.") from error
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{str(path)[:200]!r} cannot be a path ({error.__class__.__name__}: {error}).") from error
+        reason = getattr(error, "strerror", None) or "no name of a file can hold that"
+        raise CheckpointError(f"{str(path)[:200]!r} cannot be a path: {reason}.") from error
     return True
 
 
@@ -51,29 +52,28 @@ def first_existing(folder: Path, names: tuple[str, ...]) -> Path | None:
 
 def what_was_found(folder: Path, names: tuple[str, ...]) -> str:
     """Which names were looked for, in which folder, and what lies there."""
-    if not lies_there(folder):
+    if not exists(folder):
         return f"Looked for {', '.join(names)} in {folder}, but there is no such folder."
     return f"Looked for {', '.join(names)} in {folder}. Found there: {listing(folder)}."
 
 
 def listing(folder: Path) -> str:
     """The first names in a folder, for a sentence."""
-    there = entries(folder)
-    return ", ".join(there[:12]) + (f" and {len(there) - 12} more" if len(there) > 12 else "") or "nothing"
+    return first_few(entries(folder), 12) or "nothing"
 
 
-def read_json(path: Path) -> dict:
+def read_config(path: Path) -> dict:
     """A JSON object from a file.
 
     Raises:
-        CheckpointError: the file is unreadable, or holds something else.
+        CheckpointError: the file is unreadable, far too large, or holds something else.
     """
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = parse_json(_text(path))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read as JSON ({error}). Download it again.") from error
     if not isinstance(record, dict):
-        raise CheckpointError(f"{path} should hold a JSON object, but it holds {str(record)[:60]!r}.")
+        raise CheckpointError(f"{path} should hold a JSON object, but it holds {shown(record)}.")
     return record
 
 
@@ -83,6 +83,13 @@ def own_vocabulary(folder: Path) -> list[str] | None:
     if path is None:
         return None
     try:
-        return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
+        return _text(path).removesuffix("\n").split("\n")
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read as a list of word pieces ({error}).") from error
+
+
+def _text(path: Path) -> str:
+    size = path.stat().st_size
+    if size > MOST_JSON:
+        raise ValueError(f"it has {size:,} bytes, far more than such a file needs")
+    return path.read_text(encoding="utf-8")

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import torch
 
-from ..errors import CheckpointError
-from .shape_helpers import Shapes
+from ..errors import CheckpointError, first_few
+from .shapes import Shapes
 from .tensor_file import TensorInfo
 
 WEIGHT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-_NAMED = 8
 
 
 def check_part(part: str, found: Mapping[str, TensorInfo], expected: Shapes, files: list[Path], layout: str) -> None:
@@ -48,12 +47,6 @@ def check_part(part: str, found: Mapping[str, TensorInfo], expected: Shapes, fil
         )
 
 
-def first_few(names: list[str]) -> str:
-    """The first names, and how many more there are."""
-    rest = len(names) - _NAMED
-    return ", ".join(names[:_NAMED]) + (f" and {rest} more" if rest > 0 else "")
-
-
 def _fault(count: int, kind: str, names: list[str]) -> str:
     return f"{count} tensor{'s are' if count > 1 else ' is'} {kind}: {first_few(names)}" if count else ""
 
@@ -63,6 +56,11 @@ def _cure(misshapen: bool, missing: bool, layout: str) -> str:
         return "Check that each config.json belongs to the weights beside it."
     if misshapen:
         return "The file belongs to a model of another size."
+    if missing and layout == "state dict":
+        return (
+            "A fine-tuned file holds only what was trained. Choose as base_model the checkpoint it was made from, and "
+            "the rest is taken from there; if this is one already, the two do not belong together."
+        )
     if missing:
         return "The file is incomplete or of another kind of model: download it again."
     return "The file is of another kind of model, or was saved with additions that this pack does not know."

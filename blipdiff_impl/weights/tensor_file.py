@@ -1,7 +1,4 @@
-"""A file of named tensors, opened without reading the weights: names, shapes and types first, values on demand.
-
-Two formats: safetensors, and PyTorch's zip archives, which are read through the weights-only unpickler alone.
-"""
+"""What every file of named tensors has in common, whatever its format: what is known of it, and how it is refused."""
 
 from __future__ import annotations
 
@@ -13,7 +10,8 @@ import torch
 
 from ..errors import CheckpointError
 
-PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
+# A whole LAVIS model with its ControlNet and its optimiser's state has four thousand.
+MOST_TENSORS = 20_000
 
 
 @dataclass(frozen=True)
@@ -31,26 +29,6 @@ class TensorFile(Protocol):
     infos: dict[str, TensorInfo]
 
     def load(self, names: list[str]) -> dict[str, torch.Tensor]: ...
-
-
-def open_tensor_file(path: Path) -> TensorFile:
-    """Open a safetensors or PyTorch file by its suffix.
-
-    Raises:
-        CheckpointError: the file is missing, empty, unreadable, truncated, a download page or a Git LFS pointer,
-            or asks for more than tensors.
-    """
-    from .safetensors_file import SafetensorsFile
-    from .torch_file import TorchFile
-
-    refuse_wrong_content(path)
-    if path.suffix == ".safetensors":
-        return SafetensorsFile(path)
-    if path.suffix in PICKLE_SUFFIXES:
-        return TorchFile(path)
-    raise CheckpointError(
-        f"{path} is not a weights file: its name should end in .safetensors, {', '.join(PICKLE_SUFFIXES)}."
-    )
 
 
 def refuse_wrong_content(path: Path) -> None:
@@ -76,9 +54,30 @@ def refuse_wrong_content(path: Path) -> None:
         )
 
 
-def unreadable(path: Path, reason: Exception | str) -> CheckpointError:
-    """The error for a file that is damaged: truncated, or written by something else."""
-    short = " ".join(str(reason).split())[:200]
-    return CheckpointError(
-        f"{path} is damaged or incomplete ({path.stat().st_size:,} bytes): {short}. Download it again."
-    )
+def unreadable(path: Path, what: str) -> CheckpointError:
+    """The error for a file that is damaged: truncated, or written by something else.
+
+    `what` is a sentence of this project's own. The libraries' sentences name their own classes, and one of them advises
+    to load without any protection; raise this `from None`, so that no log shows them either.
+    """
+    return CheckpointError(f"{path} is damaged or incomplete ({_size_of(path)}): {what}. Download it again.")
+
+
+def require_few(path: Path, tensors: int) -> None:
+    """Refuse a file with more tensors than any model of this kind has, before work is done for each.
+
+    Raises:
+        CheckpointError: says how many there are.
+    """
+    if tensors > MOST_TENSORS:
+        raise CheckpointError(
+            f"{path} holds {tensors:,} tensors; a model of this kind has a few thousand, and files of more than "
+            f"{MOST_TENSORS:,} are not loaded. Choose another file."
+        )
+
+
+def _size_of(path: Path) -> str:
+    try:
+        return f"{path.stat().st_size:,} bytes"
+    except OSError:
+        return "it is gone now"

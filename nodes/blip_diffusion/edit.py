@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from .host.editing.prepare import checked_mask, prepare_edit
-from .host.editing.result import edited_picture, split_result
-from .host.editing.run import MASK_MODES, EditSettings
-from .host.schema import blocked, known
-from .sockets import CATEGORY, SubjectSocket
+from ..host.blip_diffusion.editing.prepare import EditWords, checked_mask, prepare_edit
+from ..host.blip_diffusion.editing.result import edited_picture, split_result
+from ..host.blip_diffusion.editing.run import MASK_MODES, EditSettings
+from ..host.blip_diffusion.refusals import edit_refusal
+from ..host.refusals import ABSENT
+from ..host.schema import blocked, supported
+from ..sockets import CATEGORY, SubjectSocket
 
 _NO_VAE = "Edit Result has no IMAGE to give: connect a VAE to it, or decode its LATENT outputs."
 
@@ -81,11 +83,18 @@ class SubjectP2PEdit(io.ComfyNode):
                 io.Conditioning.Output(display_name="negative", tooltip="For the sampler's negative input."),
                 io.Latent.Output(display_name="LATENT", tooltip="Source and edit side by side, with one noise."),
             ],
-            **known(
+            **supported(
                 io.Schema,
-                search_aliases=["blip diffusion", "prompt to prompt", "p2p", "edit", "replace", "try on", "inpaint"],
+                search_aliases=["swap", "replace", "inpaint", "try on", "edit", "prompt to prompt", "p2p", "style"],
             ),
         )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(
+        cls, source_category="", target_category="", prompt="", target_prompt=ABSENT, blend_words=ABSENT,
+        reweight=ABSENT, subject=ABSENT,
+    ) -> bool | str:  # fmt: skip
+        return edit_refusal(source_category, target_category, prompt, target_prompt, blend_words, reweight, subject)
 
     @classmethod
     def execute(
@@ -93,22 +102,22 @@ class SubjectP2PEdit(io.ComfyNode):
         blend_threshold, subject=None, mask=None, mask_mode=MASK_MODES[0], blend=True, blend_start=0.0, blend_words="",
         reweight="", target_prompt="",
     ) -> io.NodeOutput:  # fmt: skip
-        settings = EditSettings(
-            cross_replace, self_replace, blend, blend_threshold, blend_start, checked_mask(mask), mask_mode
-        )
-        return io.NodeOutput(
-            *prepare_edit(
-                model, clip, subject, latent, source_category, target_category, prompt, target_prompt, negative,
-                blend_words, reweight, settings,
-            )
+        words = EditWords(
+            source_category=source_category, target_category=target_category, prompt=prompt,
+            target_prompt=target_prompt, negative=negative, blend_words=blend_words, reweight=reweight,
         )  # fmt: skip
+        settings = EditSettings(
+            cross_replace=cross_replace, self_replace=self_replace, blend=blend, blend_threshold=blend_threshold,
+            blend_start=blend_start, mask=checked_mask(mask), mask_mode=mask_mode,
+        )  # fmt: skip
+        return io.NodeOutput(*prepare_edit(model, clip, subject, latent, words, settings))
 
 
 def _advanced_inputs() -> list:
     """Widgets that most artists leave alone; newer renderers fold them away."""
 
     def advanced(kind: type, name: str, **arguments):
-        return kind(name, optional=True, **arguments, **known(kind, advanced=True))
+        return kind(name, optional=True, **arguments, **supported(kind, advanced=True))
 
     return [
         advanced(
@@ -151,7 +160,7 @@ class SubjectEditResult(io.ComfyNode):
             display_name="Edit Result",
             category=CATEGORY,
             description="Takes the outcome of an edit apart: the picture as it was, the edit, and the mask that was "
-            "used. With a VAE it also gives the finished picture, whose ground is the original's, pixel for pixel.",
+            "used. With a VAE it also gives the finished picture, whose background is the original's, pixel for pixel.",
             inputs=[
                 io.Model.Input("model", tooltip="The MODEL of Edit with Subject."),
                 io.Latent.Input("samples", tooltip="What the sampler gave with that MODEL, unchanged."),
@@ -176,7 +185,7 @@ class SubjectEditResult(io.ComfyNode):
                 io.Mask.Output(display_name="MASK", tooltip="Where the edit may differ from the source."),
                 io.Image.Output(display_name="IMAGE", tooltip="The finished picture; needs a VAE."),
             ],
-            **known(io.Schema, search_aliases=["blip diffusion", "edit", "split", "composite", "background"]),
+            **supported(io.Schema, search_aliases=["edit", "split", "composite", "background"]),
         )  # fmt: skip
 
     @classmethod

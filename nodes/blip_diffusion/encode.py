@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import io, ui
 
-from .host.schema import known
-from .sockets import CATEGORY, SubjectEncoderSocket, SubjectSocket
+from ..host.blip_diffusion.refusals import category_refusal
+from ..host.schema import supported
+from ..sockets import CATEGORY, SubjectEncoderSocket, SubjectSocket
 
 
 class SubjectEncoder(io.ComfyNode):
@@ -23,8 +24,8 @@ class SubjectEncoder(io.ComfyNode):
                 SubjectEncoderSocket.Input("subject_encoder", tooltip="From Load BLIP-Diffusion Model."),
                 io.Image.Input(
                     "images",
-                    tooltip="Photos of ONE subject; a batch is several photos of it, and their mean is taken. Best: "
-                    "the thing nearly fills the frame.",
+                    tooltip="Photos of ONE subject; a batch or list is several photos of it: their mean is taken. "
+                    "Best: the thing nearly fills the frame.",
                 ),
                 io.String.Input(
                     "category",
@@ -36,7 +37,7 @@ class SubjectEncoder(io.ComfyNode):
                     "masks",
                     optional=True,
                     tooltip="White on the subject, one mask for all photos or one for each, of the photos' size. "
-                    "Everything else becomes a neutral ground. Load Image's mask is the other way round: put "
+                    "Everything else becomes a neutral background. Load Image's mask is the other way round: put "
                     "Invert Mask between.",
                 ),
                 io.Combo.Input(
@@ -47,14 +48,27 @@ class SubjectEncoder(io.ComfyNode):
                     "neutral bars, squash ignores the proportions (as diffusers).",
                 ),
             ],
+            is_input_list=True,
             outputs=[
-                SubjectSocket.Output(display_name="SUBJECT", tooltip="The subject, for Subject Prompt."),
+                SubjectSocket.Output(
+                    display_name="SUBJECT", is_output_list=True, tooltip="The subject, for Subject Prompt."
+                ),
                 io.Image.Output(
-                    display_name="IMAGE", tooltip="What the encoder saw: square, cut out, at its resolution."
+                    display_name="IMAGE",
+                    is_output_list=True,
+                    tooltip="What the encoder saw: square, cut out, at its resolution.",
                 ),
             ],
-            **known(io.Schema, search_aliases=["blip diffusion", "encode subject", "reference image", "ip adapter"]),
+            **supported(
+                io.Schema,
+                has_intermediate_output=True,
+                search_aliases=["reference", "ip adapter", "identity", "character", "style", "blip", "subject"],
+            ),
         )
+
+    @classmethod
+    def validate_inputs(cls, category="") -> bool | str:
+        return category_refusal("category", category)
 
     @classmethod
     def execute(cls, subject_encoder, images, category, fit="crop", masks=None) -> io.NodeOutput:

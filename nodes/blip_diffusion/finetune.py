@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from comfy_api.latest import io, ui
 
-from .host.finetuning.form import METHODS, PRECISION_NAMES, FinetuneSettings, default_method
-from .host.finetuning.run import HostOptions, Inputs, finetune
-from .host.schema import known
-from .sockets import CATEGORY, SubjectSocket
+from ..host.blip_diffusion.finetuning.options import METHODS, PRECISION_NAMES, FinetuneSettings, default_method
+from ..host.schema import supported
+from ..sockets import CATEGORY, SubjectSocket
+
+_ALIASES = ["train", "lora", "dreambooth", "textual inversion", "finetune", "embedding"]
+# The next Run then takes what was learned from the cache. Older hosts know on and off only.
+_FIXED = getattr(getattr(io, "ControlAfterGenerate", None), "fixed", True)
 
 
 class SubjectFinetune(io.ComfyNode):
@@ -31,15 +34,16 @@ class SubjectFinetune(io.ComfyNode):
                 ),
                 io.Image.Input(
                     "images",
-                    tooltip="Photos of ONE subject, best three to six on different grounds. The middle square of each "
-                    "is learned.",
+                    tooltip="Photos of ONE subject, a batch or a list, best three to six on different backgrounds. The "
+                    "middle square of each is learned.",
                 ),
                 io.Combo.Input(
                     "method",
                     options=list(METHODS),
                     default=default_method(),
                     tooltip="full: every weight of the UNet, as the paper. lora: small factors beside the attention "
-                    "layers; takes a third of the memory and gives a small file.",
+                    "layers; takes a third of the memory and gives a small file. vectors: the subject's 16 vectors "
+                    "alone; the MODEL stays as it is, and the file works as an embedding in any prompt.",
                 ),
                 io.Int.Input(
                     "steps", default=80, min=1, max=10000,
@@ -48,16 +52,17 @@ class SubjectFinetune(io.ComfyNode):
                 io.Float.Input(
                     "learning_rate", default=5e-6, min=1e-7, max=1e-2, step=1e-7, round=False,
                     tooltip="How far a step goes. 5e-6 as in the paper's appendix and the release (its main text says "
-                    "5e-5). Serves both methods: lora's factors are stepped a hundred times faster by themselves.",
+                    "5e-5). Serves all methods: lora's factors are stepped a hundred times faster by themselves, "
+                    "vectors alone two hundred times.",
                 ),
                 io.Int.Input("batch_size", default=3, min=1, max=64, tooltip="Photos per step. The paper uses 3."),
                 io.Int.Input(
                     "rank", default=16, min=1, max=256,
-                    tooltip="Size of lora's factors; full does not use it. Larger learns finer detail and makes a "
+                    tooltip="Size of lora's factors; the others do not use it. Larger learns finer detail and makes a "
                     "larger file.",
                 ),
                 io.Int.Input(
-                    "seed", default=0, min=0, max=2**64 - 1, control_after_generate=True,
+                    "seed", default=0, min=0, max=2**64 - 1, control_after_generate=_FIXED,
                     tooltip="The same seed gives the same result.",
                 ),
                 io.Mask.Input(
@@ -72,40 +77,51 @@ class SubjectFinetune(io.ComfyNode):
                 ),
                 *_advanced_inputs(),
             ],
+            is_input_list=True,
             outputs=[
-                io.Model.Output(display_name="MODEL", tooltip="Draws the subject; for KSampler and Save Subject."),
-                SubjectSocket.Output(
-                    display_name="SUBJECT", tooltip="The tuned vectors, for Subject Prompt and Save Subject."
+                io.Model.Output(
+                    display_name="MODEL", is_output_list=True,
+                    tooltip="Draws the subject; for KSampler and Save Subject.",
                 ),
-                io.Image.Output(display_name="IMAGE", tooltip="The loss over the steps."),
+                SubjectSocket.Output(
+                    display_name="SUBJECT", is_output_list=True,
+                    tooltip="The tuned vectors, for Subject Prompt and Save Subject."
+                ),
+                io.Image.Output(display_name="IMAGE", is_output_list=True, tooltip="The loss over the steps."),
             ],
             hidden=[io.Hidden.unique_id],
-            **known(
-                io.Schema, search_aliases=["blip diffusion", "train", "finetune", "dreambooth", "lora", "learn subject"]
-            ),
+            **supported(io.Schema, has_intermediate_output=True, search_aliases=_ALIASES),
         )  # fmt: skip
 
     @classmethod
     def execute(
         cls, model, clip, vae, subject, images, method, steps, learning_rate, batch_size, rank, seed,
-        masks=None, class_images=None, resolution=0, preview_every=20, preview_prompt="", keep_on_cancel=False,
+        masks=None, class_images=None, resolution=0, preview_every=20, preview_prompt="", keep_on_cancel=True,
         background_weight=1.0, flip=False, prior_weight=1.0, ema_decay=0.0, precision="auto",
     ) -> io.NodeOutput:  # fmt: skip
+        from ..host.blip_diffusion.finetuning.run import HostOptions, Inputs, finetune
+
         settings = FinetuneSettings(
-            method, steps, learning_rate, batch_size, rank, seed, background_weight, flip, prior_weight, ema_decay
+            method=method, steps=steps, learning_rate=learning_rate, batch_size=batch_size, rank=rank, seed=seed,
+            background_weight=background_weight, flip=flip, prior_weight=prior_weight, ema_decay=ema_decay,
+        )  # fmt: skip
+        options = HostOptions(
+            resolution=resolution, precision=precision, preview_every=preview_every, preview_prompt=preview_prompt,
+            keep_on_cancel=keep_on_cancel, node=cls.hidden.unique_id if cls.hidden else None,
+        )  # fmt: skip
+        inputs = Inputs(
+            model=model, clip=clip, vae=vae, subject=subject, images=images, masks=masks, class_images=class_images
         )
-        node_id = cls.hidden.unique_id if cls.hidden else None
-        options = HostOptions(resolution, precision, preview_every, preview_prompt, keep_on_cancel, node_id)
-        inputs = Inputs(model, clip, vae, subject, images, masks, class_images)
-        tuned, subject, curve = finetune(inputs, settings, options)
-        return io.NodeOutput(tuned, subject, curve, ui=ui.PreviewImage(curve, cls=cls))
+        found = finetune(inputs, settings, options)
+        shown = ui.PreviewImage(found.shown, cls=cls)
+        return io.NodeOutput(found.model, found.subject, found.curve, ui=shown)
 
 
 def _advanced_inputs() -> list:
     """Widgets that most artists leave alone; newer renderers fold them away."""
 
     def advanced(kind: type, name: str, **arguments):
-        return kind(name, optional=True, **arguments, **known(kind, advanced=True))
+        return kind(name, optional=True, **arguments, **supported(kind, advanced=True))
 
     return [
         advanced(
@@ -122,13 +138,14 @@ def _advanced_inputs() -> list:
             io.String.Input, "preview_prompt", default="",
             tooltip="What the preview shows the subject doing: 'on a beach'. Always with the same noise.",
         ),
-        advanced(
-            io.Boolean.Input, "keep_on_cancel", default=False,
-            tooltip="On: cancelling ends the training only, and the workflow goes on with what was learned so far.",
+        io.Boolean.Input(
+            "keep_on_cancel", default=True, optional=True,
+            tooltip="On: cancelling ends the training only, and the workflow continues with what was learned so far. "
+            "Off: it ends the workflow.",
         ),
         advanced(
             io.Float.Input, "background_weight", default=1.0, min=0.0, max=1.0, step=0.05,
-            tooltip="How much the ground outside the masks is learned. 1 learns whole photos, 0 the subject only.",
+            tooltip="How much the background outside the masks is learned. 1 learns whole photos, 0 the subject only.",
         ),
         advanced(
             io.Boolean.Input, "flip", default=False,

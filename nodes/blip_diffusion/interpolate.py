@@ -1,12 +1,12 @@
-"""Blends of subjects, and a sheet to look at them."""
+"""Blends of subjects."""
 
 from __future__ import annotations
 
 from comfy_api.latest import io
 
-from .host.blends import MODES, blend_subjects, labelled_sheet
-from .host.schema import known
-from .sockets import CATEGORY, SubjectSocket
+from ..host.blip_diffusion.interpolate import MODES, blend_subjects
+from ..host.schema import supported
+from ..sockets import CATEGORY, SubjectSocket
 
 
 class SubjectInterpolate(io.ComfyNode):
@@ -63,7 +63,7 @@ class SubjectInterpolate(io.ComfyNode):
                     display_name="labels", tooltip="A line for each: the percents of A, B, C, D. For Contact Sheet."
                 ),
             ],
-            **known(io.Schema, search_aliases=["blip diffusion", "interpolate", "blend", "mix subjects", "grid"]),
+            **supported(io.Schema, search_aliases=["mix", "blend", "interpolate", "mix subjects", "grid"]),
         )  # fmt: skip
 
     @classmethod
@@ -73,30 +73,3 @@ class SubjectInterpolate(io.ComfyNode):
     ) -> io.NodeOutput:  # fmt: skip
         subjects = [subject_a, subject_b, subject_c, subject_d]
         return io.NodeOutput(*blend_subjects(subjects, mode, columns, rows, weights, first, last))
-
-
-class SubjectContactSheet(io.ComfyNode):
-    """IMAGE batch -> one labelled IMAGE."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="SubjectContactSheet",
-            display_name="Contact Sheet",
-            category=CATEGORY,
-            description="Puts all pictures of a batch on one sheet, row by row, each with a label above it.",
-            inputs=[
-                io.Image.Input("images", tooltip="A batch of pictures."),
-                io.Int.Input("columns", default=5, min=1, max=256, tooltip="Pictures in a row."),
-                io.String.Input(
-                    "labels", multiline=True, default="", optional=True,
-                    tooltip="A line for each picture; connect the labels of Blend Subjects. Empty: no labels.",
-                ),
-            ],
-            outputs=[io.Image.Output(display_name="IMAGE", tooltip="The sheet. Small pictures are enlarged on it.")],
-            **known(io.Schema, search_aliases=["blip diffusion", "contact sheet", "image grid", "labels"]),
-        )  # fmt: skip
-
-    @classmethod
-    def execute(cls, images, columns=5, labels="") -> io.NodeOutput:
-        return io.NodeOutput(labelled_sheet(images, columns, labels))

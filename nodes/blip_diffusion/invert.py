@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from .host.editing.inversion import METHODS, SCHEDULERS, invert_latent
-from .host.schema import known
-from .sockets import CATEGORY
+from ..host.blip_diffusion.editing.inversion import METHODS, SCHEDULERS, invert_latent
+from ..host.blip_diffusion.refusals import category_refusal
+from ..host.schema import supported
+from ..sockets import CATEGORY
 
 
 class SubjectInvert(io.ComfyNode):
@@ -41,7 +42,7 @@ class SubjectInvert(io.ComfyNode):
                     tooltip="fixed point: comes back to the picture more closely. DDIM: as in the release, and faster.",
                 ),
                 io.Int.Input(
-                    "iterations", default=4, min=1, max=50, optional=True, **known(io.Int.Input, advanced=True),
+                    "iterations", default=4, min=1, max=50, optional=True, **supported(io.Int.Input, advanced=True),
                     tooltip="Repetitions in each step of 'fixed point'; it ends earlier once nothing changes.",
                 ),
             ],
@@ -51,13 +52,27 @@ class SubjectInvert(io.ComfyNode):
                     tooltip="For Edit with Subject. With noise off, a sampler makes the picture again from it.",
                 )
             ],
-            **known(io.Schema, search_aliases=["blip diffusion", "ddim inversion", "invert", "unsample", "noise"]),
+            **supported(io.Schema, search_aliases=["ddim inversion", "invert", "unsample", "noise"]),
         )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(cls, source_category="") -> bool | str:
+        return category_refusal("source_category", source_category)
 
     @classmethod
     def execute(
         cls, model, clip, latent, source_category, prompt, steps, scheduler="normal", method=METHODS[0], iterations=4
     ) -> io.NodeOutput:
         return io.NodeOutput(
-            invert_latent(model, clip, latent, source_category, prompt, steps, scheduler, method, iterations)
+            invert_latent(
+                model,
+                clip,
+                latent,
+                source_category=source_category,
+                prompt=prompt,
+                steps=steps,
+                scheduler=scheduler,
+                method=method,
+                repeat=iterations,
+            )
         )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from .host.folders import TOYBOX, model_names, model_path
-from .host.models import WEIGHT_DTYPES, load_model
-from .host.schema import blocked, known
-from .host.sources import Source
-from .sockets import CATEGORY, SubjectEncoderSocket, SubjectSocket
+from ..host.blip_diffusion.loader import load_model
+from ..host.blip_diffusion.sources import Source
+from ..host.folders import TOYBOX, model_names, model_path
+from ..host.refusals import first_refusal, typed
+from ..host.schema import blocked, supported
+from ..host.weights import WEIGHT_DTYPES
+from ..sockets import CATEGORY, SubjectEncoderSocket, SubjectSocket
 
 _NO_BASE = "(none)"
 _NO_SUBJECT = (
@@ -66,16 +68,16 @@ class SubjectModelLoader(io.ComfyNode):
                     "nodes behind it are skipped with a message.",
                 ),
             ],
-            **known(io.Schema, search_aliases=["blip diffusion", "load subject model", "checkpoint", "toybox"]),
+            **supported(io.Schema, search_aliases=["blip", "load subject model", "checkpoint", "toybox"]),
         )
 
     @classmethod
-    def validate_inputs(cls, model_name: str = TOYBOX, base_model: str = _NO_BASE) -> bool | str:
-        try:
-            _source(model_name, base_model)
-        except ValueError as error:
-            return str(error)
-        return True
+    def validate_inputs(cls, model_name=TOYBOX, base_model=_NO_BASE) -> bool | str:
+        name, base = typed(model_name), typed(base_model)
+        return first_refusal(
+            ("model_name", lambda: name is None or model_path(name)),
+            ("base_model", lambda: base in (None, _NO_BASE) or model_path(base)),
+        )
 
     @classmethod
     def execute(cls, model_name: str, weight_dtype: str, base_model: str = _NO_BASE) -> io.NodeOutput:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from .host.schema import known
-from .host.text import TEMPLATES, encode_subject_prompt
-from .sockets import CATEGORY, SubjectSocket
+from ..host.blip_diffusion.prompt import TEMPLATES, encode_subject_prompt
+from ..host.blip_diffusion.refusals import prompt_refusal
+from ..host.schema import supported
+from ..sockets import CATEGORY, SubjectSocket
 
 
 class SubjectPromptInfix(io.ComfyNode):
@@ -76,8 +77,12 @@ class SubjectPromptInfix(io.ComfyNode):
                     display_name="CONDITIONING", tooltip="For the positive input of a sampler, ControlNet or mask node."
                 )
             ],
-            **known(io.Schema, search_aliases=["blip diffusion", "subject prompt", "prompt", "text encode", "infix"]),
+            **supported(io.Schema, search_aliases=["subject", "blip", "subject prompt", "text encode", "style"]),
         )
+
+    @classmethod
+    def validate_inputs(cls, prompt="") -> bool | str:
+        return prompt_refusal(prompt)
 
     @classmethod
     def execute(
@@ -93,6 +98,13 @@ class SubjectPromptInfix(io.ComfyNode):
     ) -> io.NodeOutput:
         return io.NodeOutput(
             encode_subject_prompt(
-                clip, subject, prompt, category, template, prompt_strength, prompt_reps, subject_strength
+                clip,
+                subject,
+                prompt,
+                category=category,
+                template=template,
+                prompt_strength=prompt_strength,
+                prompt_reps=prompt_reps,
+                subject_strength=subject_strength,
             )
         )

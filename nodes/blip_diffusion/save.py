@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 
-from .host.saving import load_subject, save_subject
-from .host.schema import known
-from .host.subject_folders import subject_names, subject_path
-from .sockets import CATEGORY, SubjectSocket
+from ..host.blip_diffusion.save import load_subject, save_subject
+from ..host.blip_diffusion.subject_folders import subject_names, subject_path
+from ..host.refusals import first_refusal, typed
+from ..host.schema import supported
+from ..sockets import CATEGORY, SubjectSocket
 
 _WHOLE, _LOW_RANK = "whole", "low rank"
 
@@ -52,18 +53,24 @@ class SubjectSave(io.ComfyNode):
                     max=1024,
                     tooltip="For 'low rank': higher keeps more and takes more room.",
                 ),
+                io.Image.Input(
+                    "image",
+                    optional=True,
+                    tooltip="A picture of the subject: a small copy goes into the file. Load Subject shows it, and so "
+                    "does ComfyUI's list of models.",
+                ),
             ],
             outputs=[
                 io.String.Output(display_name="name", tooltip="Name of the file, as Load Subject lists it."),
                 io.String.Output(display_name="report", tooltip="What was saved, how large it is, and what was lost."),
             ],
             is_output_node=True,
-            **known(io.Schema, search_aliases=["blip diffusion", "save subject", "export embedding", "save lora"]),
+            **supported(io.Schema, search_aliases=["embedding", "textual inversion", "save subject", "save lora"]),
         )
 
     @classmethod
-    def execute(cls, subject, filename_prefix, model=None, full_tune=_WHOLE, rank=64) -> io.NodeOutput:
-        name, report = save_subject(subject, filename_prefix, model, rank if full_tune == _LOW_RANK else None)
+    def execute(cls, subject, filename_prefix, model=None, full_tune=_WHOLE, rank=64, image=None) -> io.NodeOutput:
+        name, report = save_subject(subject, filename_prefix, model, rank if full_tune == _LOW_RANK else None, image)
         return io.NodeOutput(name, report)
 
 
@@ -95,16 +102,17 @@ class SubjectLoad(io.ComfyNode):
                 io.Model.Output(display_name="MODEL", tooltip="The model, with the subject's tuned weights."),
                 SubjectSocket.Output(display_name="SUBJECT", tooltip="The subject, for Subject Prompt."),
             ],
-            **known(io.Schema, search_aliases=["blip diffusion", "load subject", "saved subject"]),
+            **supported(
+                io.Schema,
+                has_intermediate_output=True,
+                search_aliases=["load subject", "saved subject", "character", "identity"],
+            ),
         )
 
     @classmethod
-    def validate_inputs(cls, subject_name: str = "") -> bool | str:
-        try:
-            subject_path(str(subject_name))
-        except ValueError as error:
-            return str(error)
-        return True
+    def validate_inputs(cls, subject_name="") -> bool | str:
+        name = typed(subject_name)
+        return first_refusal(("subject_name", lambda: name is None or subject_path(name)))
 
     @classmethod
     def fingerprint_inputs(cls, subject_name: str = "", **_) -> tuple[int, int]:
@@ -113,4 +121,7 @@ class SubjectLoad(io.ComfyNode):
 
     @classmethod
     def execute(cls, subject_name: str, model=None) -> io.NodeOutput:
-        return io.NodeOutput(*load_subject(subject_name, model))
+        tuned, subject, picture = load_subject(subject_name, model)
+        if picture is None:
+            return io.NodeOutput(tuned, subject)
+        return io.NodeOutput(tuned, subject, ui=ui.PreviewImage(picture, cls=cls))

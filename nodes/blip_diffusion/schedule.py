@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from .host.scheduled import MOST_LEVELS, encode_subject_schedule
-from .host.schema import known
+from ..host.blip_diffusion.refusals import prompt_refusal
+from ..host.blip_diffusion.schedule import MOST_LEVELS, encode_subject_schedule
+from ..host.schema import supported
+from ..sockets import CATEGORY
 from .prompt import SubjectPromptInfix
-from .sockets import CATEGORY
 
 _REPLACED = "subject_strength"
 
@@ -55,8 +56,14 @@ class SubjectPromptSchedule(io.ComfyNode):
                     "run.",
                 )
             ],
-            **known(io.Schema, search_aliases=["blip diffusion", "timestep range", "schedule", "prompt scheduling"]),
+            **supported(
+                io.Schema, search_aliases=["timestep range", "schedule", "prompt scheduling"]
+            ),
         )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(cls, prompt="") -> bool | str:
+        return prompt_refusal(prompt)
 
     @classmethod
     def execute(
@@ -65,7 +72,8 @@ class SubjectPromptSchedule(io.ComfyNode):
     ) -> io.NodeOutput:  # fmt: skip
         return io.NodeOutput(
             encode_subject_schedule(
-                clip, subject, prompt, category, template, prompt_strength, prompt_reps, start, end, strength_start,
-                strength_end, levels,
+                clip, subject, prompt, category=category, template=template, prompt_strength=prompt_strength,
+                prompt_reps=prompt_reps, start=start, end=end, strength_start=strength_start,
+                strength_end=strength_end, levels=levels,
             )
         )  # fmt: skip

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from .host.attention_maps import LAYER_CHOICES, TOKEN_CHOICES, record_maps, view_maps
-from .host.schema import known
-from .sockets import CATEGORY
+from ..host.attention_maps import LAYER_CHOICES, TOKEN_CHOICES, record_maps, view_maps
+from ..host.schema import supported
+from ..sockets import CATEGORY
 
 
 class SubjectAttentionMaps(io.ComfyNode):
@@ -62,12 +62,9 @@ class SubjectAttentionMaps(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Model.Output(
-                    display_name="MODEL",
-                    tooltip="For the sampler and for Attention Maps View. Keeps the maps of its last four runs.",
-                )
+                io.Model.Output(display_name="MODEL", tooltip="For the sampler and for Attention Maps View.")
             ],
-            **known(io.Schema, search_aliases=["blip diffusion", "attention map", "heatmap", "cross attention"]),
+            **supported(io.Schema, search_aliases=["blip diffusion", "attention map", "heatmap", "cross attention"]),
         )  # fmt: skip
 
     @classmethod
@@ -90,7 +87,8 @@ class SubjectAttentionView(io.ComfyNode):
                 io.Model.Input("model", tooltip="The MODEL of Attention Maps."),
                 io.Latent.Input("samples", tooltip="What the sampler gave with that MODEL, unchanged."),
                 io.Image.Input(
-                    "image", optional=True, tooltip="The decoded samples, to draw on. Without it the ground is black."
+                    "image", optional=True,
+                    tooltip="The decoded samples, to draw on. Without it the background is black.",
                 ),
                 io.Float.Input(
                     "opacity", default=0.6, min=0.0, max=1.0, step=0.05, optional=True,
@@ -107,7 +105,7 @@ class SubjectAttentionView(io.ComfyNode):
                 ),
                 io.Image.Output(display_name="SHEET", tooltip="The picture and all its maps, labelled."),
             ],
-            **known(io.Schema, search_aliases=["blip diffusion", "attention map", "heat map", "daam"]),
+            **supported(io.Schema, search_aliases=["blip diffusion", "attention map", "heat map", "daam"]),
         )  # fmt: skip
 
     @classmethod

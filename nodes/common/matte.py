@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from comfy_api.latest import io, ui
 
-from .host.matting import (
+from ..host.matte import (
     BACKGROUND_THRESHOLD,
     EDGE,
     FOREGROUND_THRESHOLD,
     GROUNDS,
     WORKING_SIDE,
     cut_out,
+    one_by_one,
     segmenter_names,
+    segmenter_refusal,
     trimaps_from_category,
     trimaps_from_masks,
 )
-from .host.schema import known
-from .sockets import CATEGORY
+from ..host.refusals import ABSENT, is_linked
+from ..host.schema import supported
+from ..sockets import CATEGORY
 
+_ALIASES = ["cut out", "matting", "remove background", "clipseg"]
 _NO_SEGMENTER = "(none: connect a mask)"
 
 
@@ -34,7 +38,7 @@ class SubjectMatte(io.ComfyNode):
             description="Cuts a subject out of photos, hair and soft edges included: a rough idea of where it is "
             "(CLIPSeg, or a mask of any other tool) becomes a trimap, and closed-form matting decides the edge.",
             inputs=[
-                io.Image.Input("images", tooltip="A photo, or a batch of photos of one size."),
+                io.Image.Input("images", tooltip="A photo, a batch of photos, or a list, whose sizes may differ."),
                 io.String.Input(
                     "category", default="",
                     tooltip="What CLIPSeg looks for, in a word or two: dog, teapot. Not needed with a mask.",
@@ -67,7 +71,7 @@ class SubjectMatte(io.ComfyNode):
                 io.Float.Input(
                     "edge_width", default=EDGE, min=0.002, max=0.25, step=0.002, optional=True,
                     tooltip="How far a rough mask may be wrong, as a part of the picture's size: so wide a band on "
-                    "both sides of its border is decided anew. Wider for hair, narrower for a good mask.",
+                    "both sides of its border is decided again. Wider for hair, narrower for a good mask.",
                 ),
                 io.Int.Input(
                     "working_size", default=WORKING_SIDE, min=256, max=4096, step=64, optional=True,
@@ -75,21 +79,28 @@ class SubjectMatte(io.ComfyNode):
                     "time and memory: up to 1 GB at 1024, 4 GB at 2048.",
                 ),
             ],
+            is_input_list=True,
             outputs=[
-                io.Image.Output(display_name="IMAGE", tooltip="The cut-outs, with the background's colour removed."),
-                io.Mask.Output(
-                    display_name="MASK", tooltip="Alpha: 1 on the subject. For the masks of Subject Encoder."
+                io.Image.Output(
+                    display_name="IMAGE", is_output_list=True,
+                    tooltip="The cut-outs, with the background's colour removed.",
                 ),
                 io.Mask.Output(
-                    display_name="TRIMAP", tooltip="What matting was told: subject 1, background 0, to decide 0.5."
+                    display_name="MASK", is_output_list=True,
+                    tooltip="Alpha: 1 on the subject. For the masks of Subject Encoder.",
+                ),
+                io.Mask.Output(
+                    display_name="TRIMAP", is_output_list=True,
+                    tooltip="What matting was told: subject 1, background 0, to decide 0.5.",
                 ),
             ],
-            **known(io.Schema, search_aliases=["blip diffusion", "matting", "cut out", "remove background", "clipseg"]),
+            **supported(io.Schema, has_intermediate_output=True, search_aliases=_ALIASES),
         )  # fmt: skip
 
     @classmethod
-    def validate_inputs(cls, segmenter: str = _NO_SEGMENTER) -> bool:
-        return True  # a workflow from elsewhere may name a folder that is not here; with a mask it does not matter
+    def validate_inputs(cls, category=ABSENT, segmenter=_NO_SEGMENTER, masks=ABSENT) -> bool | str:
+        """With a mask neither matters: a workflow from elsewhere may name a folder that is not here."""
+        return True if is_linked(masks) else segmenter_refusal("" if category is ABSENT else category, segmenter)
 
     @classmethod
     def execute(
@@ -102,5 +113,5 @@ class SubjectMatte(io.ComfyNode):
             trimaps = trimaps_from_category(images, category, segmenter, *thresholds)
         else:
             trimaps = trimaps_from_masks(images, masks, edge_width)
-        cuts, alphas, trimaps = cut_out(images, trimaps, ground, working_size)
-        return io.NodeOutput(cuts, alphas, trimaps, ui=ui.PreviewImage(cuts, cls=cls))
+        cuts, alphas, seen = cut_out(images, trimaps, ground, working_size)
+        return io.NodeOutput(cuts, alphas, seen, ui=ui.PreviewImage(one_by_one(cuts), cls=cls))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from .host.pndm import pndm_sampler, pndm_sigmas
-from .host.schema import known
-from .sockets import CATEGORY
+from ..host.pndm import pndm_sampler, pndm_sigmas
+from ..host.schema import supported
+from ..sockets import CATEGORY
 
 
 class SubjectSamplerPNDM(io.ComfyNode):
@@ -22,7 +22,7 @@ class SubjectSamplerPNDM(io.ComfyNode):
             "together with PNDM Schedule.",
             inputs=[],
             outputs=[io.Sampler.Output(display_name="SAMPLER", tooltip="For SamplerCustom or SamplerCustomAdvanced.")],
-            **known(io.Schema, search_aliases=["plms", "pndm", "sampler", "blip diffusion"]),
+            **supported(io.Schema, search_aliases=["plms", "pndm", "sampler", "blip diffusion"]),
         )
 
     @classmethod
@@ -55,7 +55,7 @@ class SubjectSchedulePNDM(io.ComfyNode):
                 ),
             ],
             outputs=[io.Sigmas.Output(display_name="SIGMAS", tooltip="For SamplerCustom, with the PNDM Sampler.")],
-            **known(io.Schema, search_aliases=["plms", "pndm", "scheduler", "sigmas", "blip diffusion"]),
+            **supported(io.Schema, search_aliases=["plms", "pndm", "scheduler", "sigmas", "blip diffusion"]),
         )
 
     @classmethod

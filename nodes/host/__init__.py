@@ -1,9 +1,8 @@
-"""Everything that knows the insides of ComfyUI, one subject per file; the method itself is in `blipdiff_impl`.
+"""Everything that knows the insides of ComfyUI; the files right here serve every method and know none.
 
-`models` puts the parts of a checkpoint (`sources`) into the host's own MODEL, CLIP and VAE (`unet`, `clip`, `vae`;
-`weights` fills them completely or not at all), `encoder` lends the subject encoder to the host's memory manager, `text`
-splices a subject into the host's prompt encoding, `pndm` is the published sampler, `finetuning` tunes a MODEL on a
-subject, `saving` keeps subjects and what was tuned for them, `folders` finds checkpoints and `examples` the pictures of
-the example workflows, `session` reports progress and asks whether to stop, `schema` keeps older hosts working, `setup`
-runs when the pack is loaded.
+`unet`, `clip` and `vae` make the host's own parts from tensors, `weights` fills them completely or not at all,
+`lent_module` lends a plain network to the host's memory manager, `attention` hooks the layers of a MODEL, `regions` and
+`attention_maps` stand on that, `conditioning_tags` finds again which prompt a chunk belongs to, `prompt_rows` takes
+prompts apart, `pndm` is the published sampler, `folders` finds files, `inputs` checks what comes in, `session` reports
+progress and asks whether to stop, `schema` keeps older hosts working, `setup` runs when the pack is loaded.
 """

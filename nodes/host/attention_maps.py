@@ -1,18 +1,16 @@
 """Recording where a prompt's tokens look during a run, and the record of a run as pictures.
 
-The recording MODEL keeps the maps of its last runs under a digest of the samples that each gave, so that a viewer finds
-those of the samples it is handed. What a layer gives out goes through the host's own attention, unchanged.
+The maps of each picture go to the pack's records, where a viewer finds those of the samples that it is handed. What a
+layer gives out goes through the host's own attention, unchanged.
 """
 
 from __future__ import annotations
-
-from collections import OrderedDict
 
 import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ...blipdiff_impl.attention_maps import (
+from ...blipdiff_impl.attention.maps import (
     LAYER_CHOICES,
     TOKEN_CHOICES,
     MapRecord,
@@ -23,19 +21,21 @@ from ...blipdiff_impl.attention_maps import (
     in_range,
     stretched,
 )
-from ...blipdiff_impl.attention_sheet import contact_sheet, overlay
+from ...blipdiff_impl.attention.overlay import overlay
 from ...blipdiff_impl.errors import SubjectError
-from .attention import CROSS, AttentionCall, attention_blocks, control_attention, step_of
+from ...blipdiff_impl.pictures.contact_sheet import group_sheet
+from ...blipdiff_impl.pictures.preprocess import as_rgb
+from ...blipdiff_impl.stable_diffusion.config import VAE_FACTOR
+from .attention import CROSS, AttentionCall, Block, attention_blocks, control_attention
 from .conditioning_tags import TagFinder, require_prompt_width
-from .digest import samples_digest
-from .regions import REGIONS_KEY, entry_bias
+from .regions import RegionBiases
+from .run_clock import RunClock, clock_of
+from .run_records import RECORDS, run_to_the_end
 from .token_columns import COLUMNS_KEY
 
 __all__ = ["LAYER_CHOICES", "TOKEN_CHOICES", "record_maps", "view_maps"]
 
 MAPS_KEY = "blipdiffusion_attention_maps"
-_RUNS = 4  # records that a MODEL keeps
-_FACTOR = 8  # pixels of a latent's cell
 
 
 def record_maps(
@@ -58,8 +58,7 @@ def record_maps(
     require_prompt_width(model, conditioning)
     blocks = choose_blocks(attention_blocks(model), layers, block)
     model = model.clone()
-    recorder = Recorder(chosen, columns, (start, end))
-    recorder.install(model, blocks)
+    Recorder(chosen, columns, (start, end), blocks).install(model)
     return model
 
 
@@ -77,87 +76,71 @@ def view_maps(model, samples: dict, image: Tensor | None, opacity: float) -> tup
     Raises:
         SubjectError: the MODEL does not record, has no record of these samples, or the image does not fit.
     """
-    record = _record_of(model, samples["samples"])
+    records = _records_of(model, samples["samples"])
     count, height, width = (samples["samples"].shape[i] for i in (0, -2, -1))
     if image is None:
-        image = torch.zeros(1, height * _FACTOR, width * _FACTOR, 3)
-    if image.ndim != 4 or len(image) not in (1, count) or image.shape[-1] not in (1, 3, 4):
-        raise SubjectError(
-            f"There are {len(image)} images for {count} samples, of shape {list(image.shape)}; connect the decoded "
-            "samples."
-        )
-    pictures = image[..., :3].to("cpu", torch.float32).expand(count, -1, -1, -1)
-    maps = record.maps(tuple(pictures.shape[1:3]))
+        image = torch.zeros(1, height * VAE_FACTOR, width * VAE_FACTOR, 3)
+    image = as_rgb(image, "The image").to("cpu", torch.float32)
+    if len(image) not in (1, count):
+        raise SubjectError(f"There are {len(image)} images for {count} samples; connect the decoded samples.")
+    pictures = image.expand(count, -1, -1, -1)
+    size = (pictures.shape[1], pictures.shape[2])
+    maps = torch.cat([record.maps(size) for record in records])
     heats = [overlay(picture, each, opacity) for picture, each in zip(pictures, stretched(maps), strict=True)]
     groups = [torch.cat([picture[None], heat]) for picture, heat in zip(pictures, heats, strict=True)]
-    sheet = contact_sheet(groups, ["picture", *(label for label, _ in record.chosen)])
+    sheet = group_sheet(groups, ["picture", *(label for label, _ in records[0].chosen)])
     return torch.cat(heats), stretched(maps.mean(dim=1)), sheet
 
 
 class Recorder:
     """Records the runs of one MODEL."""
 
-    def __init__(self, chosen: Named, columns: PromptColumns, part: tuple[float, float]):
-        self._chosen, self._columns, self._part = chosen, columns, part
-        self._prompts, self._regions = TagFinder(COLUMNS_KEY), TagFinder(REGIONS_KEY)
+    def __init__(self, chosen: Named, columns: PromptColumns, part: tuple[float, float], blocks: list[Block]):
+        self._chosen, self._columns, self._part, self._blocks = chosen, columns, part, blocks
+        # By what it records: a MODEL that was given up and made again finds the maps of the one before it.
+        self._names = ((MAPS_KEY, chosen, columns, part, tuple(blocks)),)
+        self._prompts, self._biases = TagFinder(COLUMNS_KEY), RegionBiases()
+        self._clock = RunClock()  # stands still; the MODEL's own takes its place
         self._running: MapRecord | None = None
-        self._biases: dict[tuple, Tensor] = {}  # made once a run for each size of layer
-        self._records: OrderedDict[str, MapRecord] = OrderedDict()
 
-    def install(self, model, blocks: list[tuple[str, int]]) -> None:
-        """Record the runs of `model`, a clone of the caller's own, at these places."""
+    def install(self, model) -> None:
+        """Record the runs of `model`, a clone of the caller's own."""
+        self._clock = clock_of(model)
         self._prompts.install(model)
-        self._regions.install(model)
-        control_attention(model, CROSS, self._control, blocks)
+        self._biases.install(model)
+        control_attention(model, CROSS, self._control, self._blocks)
         model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, MAPS_KEY, self._run)
         model.set_attachments(MAPS_KEY, self)
 
-    def of(self, samples: Tensor) -> MapRecord | None:
-        """The record of the run that gave these samples."""
-        return self._records.get(samples_digest(samples))
+    def records_of(self, samples: Tensor) -> list[MapRecord | None]:
+        """For each of these samples what was recorded of the run that gave it; None where none did."""
+        return RECORDS.find(self._names, samples)
 
     def _run(self, executor, *args, **kwargs) -> Tensor:
         self._running = MapRecord(self._chosen)
         try:
-            samples = executor(*args, **kwargs)
-            self._keep(samples_digest(samples), self._running.moved_to_cpu())
+            samples, others = run_to_the_end(executor, args, kwargs)
+            records = self._running.apart(len(samples))
         finally:
             self._running = None
-            self._biases.clear()
+        RECORDS.keep(self._names, [(record, record.size) for record in records], [samples, *others])
         return samples
 
-    def _keep(self, digest: str, record: MapRecord) -> None:
-        self._records.pop(digest, None)
-        self._records[digest] = record
-        while len(self._records) > _RUNS:
-            self._records.popitem(last=False)
-
     def _control(self, call: AttentionCall, q: Tensor, k: Tensor, v: Tensor, attend) -> Tensor:
-        if self._running is not None and self._is_chosen(call):
-            rows = len(q) // max(1, len(call.entries))
-            for place, entry in enumerate(call.entries):
-                part = slice(place * rows, (place + 1) * rows)
-                self._record(call, entry, q[part], k[part])
+        now, record = self._clock.now, self._running
+        if record is not None and now is not None and in_range(now.step, now.steps, *self._part):
+            for entry, rows in call.parts():
+                if now.is_first((self, call.layer, entry)):
+                    self._record(record, call, entry, q[rows], k[rows])
         return attend(q, k, v)
 
-    def _is_chosen(self, call: AttentionCall) -> bool:
-        if call.schedule is None:  # a sampler that does not say how far it is
-            return True
-        return in_range(step_of(call.sigma, call.schedule), len(call.schedule) - 1, *self._part)
-
-    def _record(self, call: AttentionCall, entry, q: Tensor, k: Tensor) -> None:
+    def _record(self, record: MapRecord, call: AttentionCall, entry: tuple, q: Tensor, k: Tensor) -> None:
         prompt = self._prompts.find(entry)
         # An entry on a part of the picture would need its maps put in place; one of another prompt has other columns.
         if prompt is None or prompt.area is not None or prompt.value != self._columns:
             return
-        self._running.add(q, k, call.heads, call.size, prompt.tokens, self._bias(call, entry, q, k.shape[1]))
-
-    def _bias(self, call: AttentionCall, entry, q: Tensor, columns: int) -> Tensor | None:
-        """What the regions of the entry add to the scores; None where it has none."""
-        regions, key = self._regions.find(entry), (entry, call.size, columns, len(q))
-        if regions is not None and key not in self._biases:
-            self._biases[key] = entry_bias(regions, call.size, columns, len(q)).to(q)
-        return self._biases.get(key)
+        bias = self._biases.of(call, entry, q, k.shape[1])
+        record.add(q, k, call.heads, call.size, prompt.tokens, bias)
 
     def __deepcopy__(self, memo) -> Recorder:
         return self
@@ -173,20 +156,20 @@ def _columns_of(conditioning) -> PromptColumns:
     return found[0]
 
 
-def _record_of(model, samples: Tensor) -> MapRecord:
+def _records_of(model, samples: Tensor) -> list[MapRecord]:
     recorder = model.get_attachment(MAPS_KEY)
     if recorder is None:
         raise SubjectError("This MODEL does not record. Connect the MODEL of Attention Maps, here and to the sampler.")
-    record = recorder.of(samples)
-    if record is None:
+    records = recorder.records_of(samples)
+    if not records or any(record is None for record in records):
         raise SubjectError(
-            f"There is no record of these samples: another MODEL made them, they were changed after sampling, or more "
-            f"than {_RUNS} runs ago. Connect the sampler's own LATENT, sample with the MODEL of Attention Maps, and "
-            "run again."
+            "There is no record of these samples: another MODEL made them, or they were changed after sampling. "
+            "Connect the sampler's own LATENT, and sample with the MODEL of Attention Maps. If that is so, the record "
+            "is gone: change the sampler's seed, so that it samples again."
         )
-    if record.is_empty:
+    if any(record.is_empty for record in records):
         raise SubjectError(
             "Nothing was recorded in this run: the sampler's positive prompt is not the one that is connected to "
             "Attention Maps, or it is confined to a part of the picture."
         )
-    return record
+    return records

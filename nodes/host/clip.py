@@ -10,13 +10,14 @@ import folder_paths
 import torch
 from torch import Tensor
 
-from ...blipdiff_impl.config import TextEncoderConfig
 from ...blipdiff_impl.errors import CheckpointError
-from .schema import known
-from .weights import require_exact
+from ...blipdiff_impl.prompts.rows import ROW
+from ...blipdiff_impl.stable_diffusion.config import TextEncoderConfig
+from .schema import supported
+from .weights import other_sizes, require_exact
 
-# The host's tokenizer fixes both for every CLIP of Stable Diffusion 1.5.
-_VOCABULARY, _POSITIONS = 49408, 77
+# The host's tokenizer fixes it, as it fixes the length of a row, for every CLIP of Stable Diffusion 1.5.
+_VOCABULARY = 49408
 
 
 def load_clip(
@@ -31,22 +32,24 @@ def load_clip(
     Raises:
         CheckpointError: a key is missing, left over or of another shape, or the vocabulary is not SD1.5's.
     """
-    if (config.vocab_size, config.max_position_embeddings) != (_VOCABULARY, _POSITIONS):
+    if (config.vocab_size, config.max_position_embeddings) != (_VOCABULARY, ROW):
         raise CheckpointError(
             f"This model's text encoder knows {config.vocab_size} tokens and {config.max_position_embeddings} "
-            f"positions; ComfyUI's prompt tokenizer needs {_VOCABULARY} and {_POSITIONS}."
+            f"positions; ComfyUI's prompt tokenizer needs {_VOCABULARY} and {ROW}."
         )
     clip = _empty_clip(config, precision, disable_dynamic)
     # Stable Diffusion 1.5 has no projection of the pooled output, but the host's class always computes one.
     projection = torch.eye(config.hidden_size, dtype=comfy.utils.weight_dtype(weights))
     try:
         missing, unexpected = clip.load_sd({**weights, "text_projection.weight": projection})
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"The text encoder of this checkpoint has other sizes than its configuration: {error}"
-        ) from error
+    except RuntimeError:
+        raise other_sizes("text encoder", clip.get_sd(), _as_in_host(weights)) from None
     require_exact(missing, unexpected, "text encoder")
     return clip
+
+
+def _as_in_host(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"clip_l.transformer.{name}": tensor for name, tensor in weights.items()}
 
 
 def _empty_clip(config: TextEncoderConfig, precision: torch.dtype | None, disable_dynamic: bool) -> comfy.sd.CLIP:
@@ -63,5 +66,5 @@ def _empty_clip(config: TextEncoderConfig, precision: torch.dtype | None, disabl
         embedding_directory=folder_paths.get_folder_paths("embeddings"),
         tokenizer_data={},
         model_options=options,
-        **known(comfy.sd.CLIP, disable_dynamic=disable_dynamic),
+        **supported(comfy.sd.CLIP, disable_dynamic=disable_dynamic),
     )

@@ -9,28 +9,36 @@ from pathlib import Path
 
 import folder_paths
 
+from ...blipdiff_impl.publishing import part_of, publish, sweep
+
 PICTURES = Path(__file__).parents[2] / "workflows" / "input"
 
 log = logging.getLogger(__name__)
 
 
 def offer_pictures() -> None:
-    """Copy the example pictures to the host's input folder, where no file of the name is there yet."""
+    """Copy the example pictures, and the folder of some, to the host's input folder, where no file of the name is there
+    yet."""
     destination = Path(folder_paths.get_input_directory())
-    for picture in sorted(PICTURES.glob("*.png")):
+    sweep(destination)
+    for picture in sorted(PICTURES.rglob("*.png")):
+        place = destination / picture.relative_to(PICTURES)
         try:
-            _copy_once(picture, destination / picture.name)
+            place.parent.mkdir(exist_ok=True)
+            _copy_once(picture, place)
         except OSError as error:
-            log.warning("The example picture %s was not copied to %s: %s", picture.name, destination, error)
+            log.warning("The example picture %s was not copied to %s: %s", picture.name, place.parent, error)
 
 
 def _copy_once(source: Path, destination: Path) -> None:
-    """Copy a file in one step, so that nobody ever sees half of it; a file that is there is left alone."""
-    if destination.exists():
+    """Copy a file in one step, so that nobody ever sees half of it; a file that is there, or comes, is left alone."""
+    if os.path.lexists(destination):
         return
-    partial = destination.with_name(f".{destination.name}.{os.getpid()}.part")
+    part = part_of(destination)
     try:
-        shutil.copyfile(source, partial)
-        os.replace(partial, destination)
+        shutil.copyfile(source, part)
+        publish(part, destination)
+    except FileExistsError:
+        return
     finally:
-        partial.unlink(missing_ok=True)
+        part.unlink(missing_ok=True)

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import folder_paths
 
-from ...blipdiff_impl.errors import CheckpointError
-from ...blipdiff_impl.matting.clipseg import CONFIG_FILE, WEIGHTS_FILE
+from ...blipdiff_impl.errors import CheckpointError, excerpt, first_few
+from ...blipdiff_impl.pictures.matting.clipseg import CONFIG_FILE, WEIGHTS_FILE
 
 FOLDER = "blipdiffusion"
 SEGMENTERS = "clipseg"
@@ -33,14 +35,18 @@ def register() -> None:
     The embedded model's ControlNet joins those that the host's own loader lists.
     """
     for folder in (FOLDER, SEGMENTERS):
-        folder_paths.add_model_folder_path(folder, os.path.join(folder_paths.models_dir, folder))
+        register_kind(folder)
     folder_paths.add_model_folder_path("controlnet", str(CONTROLNETS))
+
+
+def register_kind(kind: str) -> None:
+    """Make `models/<kind>` known to the host, beside what `extra_model_paths.yaml` has put there."""
+    folder_paths.add_model_folder_path(kind, os.path.join(folder_paths.models_dir, kind))
 
 
 def model_names() -> list[str]:
     """The embedded model first, then every checkpoint file and folder, relative to its model folder."""
-    found = {name for root in _roots() for name in _checkpoints(_entries(root), "", _DEPTH)}
-    return [TOYBOX, *sorted(found, key=str.lower)]
+    return [TOYBOX, *names_of_kind(FOLDER, _FILE_TYPES, _CHECKPOINT_SIGNS)]
 
 
 def model_path(name: str) -> str:
@@ -51,10 +57,41 @@ def model_path(name: str) -> str:
     """
     if name == TOYBOX:
         return "toybox"
-    for root in _roots():
-        if _inside(root / name, root) and os.path.exists(root / name):
-            return str(root / name)
-    raise CheckpointError(_not_found(name))
+    cure = "Put the checkpoint there, or choose another model_name. The README says where checkpoints come from."
+    return str(path_of_kind(FOLDER, name, "checkpoint", model_names()[1:], cure))
+
+
+def names_of_kind(kind: str, file_types: tuple[str, ...], folder_signs: Collection[str] = ()) -> list[str]:
+    """What lies in the model folders of a kind, relative to its folder and sorted.
+
+    Args:
+        file_types: endings of files that count.
+        folder_signs: a folder that holds one of these names counts as a whole.
+    """
+    counted = _Counted(file_types, frozenset(folder_signs))
+    found = {name for root in _roots(kind) for name in _checkpoints(_entries(root), "", _DEPTH, counted)}
+    return sorted(found, key=str.lower)
+
+
+def path_of_kind(kind: str, name: str, what: str, there: Sequence[str], cure: str) -> Path:
+    """Path of what has this name in the model folders of a kind.
+
+    Args:
+        what: it is, as the message calls it: "checkpoint".
+        there: names of what there is.
+        cure: sentences with what to do.
+
+    Raises:
+        CheckpointError: it is in none of them; the message says where it was looked for and what is there.
+    """
+    for root in _roots(kind):
+        if name and _inside(root / name, root) and os.path.exists(root / name):
+            return root / name
+    raise CheckpointError(
+        f"There is no {what} {excerpt(name)}. Looked for a file or folder of that name in "
+        f"{' and in '.join(_described(root) for root in _roots(kind))}; found there: "
+        f"{first_few(there, _SHOWN) or f'no {what}'}. {cure}"
+    )
 
 
 def segmenter_names() -> list[str]:
@@ -72,8 +109,8 @@ def segmenter_path(name: str) -> Path:
     if name in segmenter_names():
         return next(root / name for root in _roots(SEGMENTERS) if _holds_weights(root / name))
     raise CheckpointError(
-        f"No mask is connected, and there is no CLIPSeg model {name!r} to find the subject with. Either connect a "
-        f"rough mask (background removal, SAM, painted by hand), or put {CONFIG_FILE} and {WEIGHTS_FILE} of "
+        f"No mask is connected, and there is no CLIPSeg model {excerpt(name)} to find the subject with. Either connect "
+        f"a rough mask (background removal, SAM, painted by hand), or put {CONFIG_FILE} and {WEIGHTS_FILE} of "
         f"CIDAS/clipseg-rd64-refined into {_roots(SEGMENTERS)[-1] / 'clipseg-rd64-refined'}, refresh the lists and "
         "choose it."
     )
@@ -83,16 +120,6 @@ def _holds_weights(folder: os.PathLike) -> bool:
     return os.path.isfile(os.path.join(folder, WEIGHTS_FILE))
 
 
-def _not_found(name: str) -> str:
-    there = model_names()[1:]
-    shown = ", ".join(there[:_SHOWN]) + (" ..." if len(there) > _SHOWN else "")
-    return (
-        f"There is no checkpoint '{name}'. Looked for a file or folder of that name in "
-        f"{' and in '.join(_described(root) for root in _roots())}; found there: {shown or 'no checkpoint'}. "
-        "Put the checkpoint there, or choose another model_name. The README says where checkpoints come from."
-    )
-
-
 def _described(root: Path) -> str:
     """A model folder, and why nothing can be found in it, if so."""
     if not os.path.isdir(root):
@@ -100,29 +127,37 @@ def _described(root: Path) -> str:
     return str(root) if os.access(root, os.R_OK | os.X_OK) else f"{root} (which may not be read: allow reading it)"
 
 
-def _roots(kind: str = FOLDER) -> list[Path]:
+def _roots(kind: str) -> list[Path]:
     return [Path(folder) for folder in folder_paths.get_folder_paths(kind)]
 
 
 def _inside(path: Path, root: Path) -> bool:
     """Whether a path stays below a folder; links inside it may point elsewhere, `..` may not."""
-    root = os.path.abspath(root)
-    return os.path.commonpath([root, os.path.abspath(path)]) == root
+    base = os.path.abspath(root)
+    return os.path.commonpath([base, os.path.abspath(path)]) == base
 
 
-def _checkpoints(entries: list[os.DirEntry], prefix: str, depth: int) -> list[str]:
-    """Names of the checkpoints among the entries of a folder and below them."""
+@dataclass(frozen=True)
+class _Counted:
+    """Which files and folders count: by a file's ending, by a name that a folder holds."""
+
+    file_types: tuple[str, ...]
+    folder_signs: frozenset[str]
+
+
+def _checkpoints(entries: list[os.DirEntry], prefix: str, depth: int, counted: _Counted) -> list[str]:
+    """Names of what counts among the entries of a folder and below them."""
     names = []
     for entry in entries:
         name = prefix + entry.name
         if not entry.is_dir():
-            names += [name] if entry.name.lower().endswith(_FILE_TYPES) else []
+            names += [name] if entry.name.lower().endswith(counted.file_types) else []
             continue
         inner = _entries(entry)
-        if _CHECKPOINT_SIGNS & {part.name for part in inner}:
+        if counted.folder_signs & {part.name for part in inner}:
             names.append(name)
         elif depth > 1:
-            names += _checkpoints(inner, f"{name}/", depth - 1)
+            names += _checkpoints(inner, f"{name}/", depth - 1, counted)
     return names
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import comfy.samplers
 import torch
 from torch import Tensor
 
 from ...blipdiff_impl.errors import SubjectError
-from ...blipdiff_impl.plms import leading_timesteps, sample_plms
+from ...blipdiff_impl.stable_diffusion.noise import TRAIN_TIMESTEPS
+from ...blipdiff_impl.stable_diffusion.plms import leading_timesteps, sample_plms
 
-_TRAIN_STEPS = 1000
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
 
 
 def pndm_sampler() -> comfy.samplers.KSAMPLER:
@@ -17,7 +21,7 @@ def pndm_sampler() -> comfy.samplers.KSAMPLER:
     return comfy.samplers.KSAMPLER(_sample)
 
 
-def pndm_sigmas(model, steps: int, denoise: float = 1.0) -> Tensor:
+def pndm_sigmas(model: ModelPatcher, steps: int, denoise: float = 1.0) -> Tensor:
     """The model's sigmas at the published timesteps, descending.
 
     The last is that of timestep 0, not 0: the release's extra evaluation there does not move the sample.
@@ -31,11 +35,12 @@ def pndm_sigmas(model, steps: int, denoise: float = 1.0) -> Tensor:
     if denoise <= 0:
         return torch.empty(0)
     table = getattr(model.get_model_object("model_sampling"), "sigmas", None)
-    if table is None or len(table) != _TRAIN_STEPS:
+    if table is None or len(table) != TRAIN_TIMESTEPS:
         raise SubjectError(
-            f"This MODEL has no table of {_TRAIN_STEPS} sigmas. PNDM needs a model of the Stable Diffusion 1.5 family."
+            f"This MODEL has no table of {TRAIN_TIMESTEPS} sigmas. PNDM needs a model of the Stable Diffusion 1.5 "
+            "family."
         )
-    timesteps = leading_timesteps(int(steps / denoise), train_steps=_TRAIN_STEPS)
+    timesteps = leading_timesteps(int(steps / denoise))
     return table[timesteps[-steps:]].float().cpu()
 
 

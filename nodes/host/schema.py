@@ -8,7 +8,7 @@ from collections.abc import Callable
 from comfy_execution.graph_utils import ExecutionBlocker
 
 
-def known(function: Callable, **arguments) -> dict:
+def supported(function: Callable, **arguments) -> dict:
     """Those of the keyword arguments that `function` (or a class) of this host accepts."""
     return {name: value for name, value in arguments.items() if name in inspect.signature(function).parameters}
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
-from ...blipdiff_impl.attention_maps import PromptColumns, label_columns
-from ...blipdiff_impl.prompt import Token
-from ...blipdiff_impl.tokenizers import CLIP_END, CLIP_START
+from ...blipdiff_impl.attention.maps import PromptColumns, label_columns
+from ...blipdiff_impl.prompts.rows import Token, find_tokens
+from ...blipdiff_impl.prompts.tokenizers import CLIP_END, CLIP_START
+
+if TYPE_CHECKING:
+    from comfy.sd import CLIP
 
 COLUMNS_KEY = "blipdiffusion_columns"
 
@@ -27,7 +32,7 @@ def tagged(
     return [[cond, {**options, COLUMNS_KEY: columns}] for cond, options in conditioning]
 
 
-def word_pieces(clip, rows: Rows) -> list[str | None]:
+def word_pieces(clip: CLIP, rows: Rows) -> list[str | None]:
     """The piece in each position of the rows, side by side; None for start, end, padding and vectors."""
     return [_piece(clip, item) for row in rows for item, *_ in row]
 
@@ -36,14 +41,15 @@ def vector_columns(rows: Rows, vectors: Tensor) -> tuple[int, ...]:
     """Where `vectors` `[16, W]` stand in the rows, side by side. Embeddings of the user are vectors too, so it takes a
     look at the values."""
     items = [item for row in rows for item, *_ in row]
-    for start in range(len(items) - len(vectors) + 1):
-        window = items[start : start + len(vectors)]
-        if all(isinstance(item, Tensor) and torch.equal(item, v) for item, v in zip(window, vectors, strict=True)):
-            return tuple(range(start, start + len(vectors)))
-    return ()
+    start = next(find_tokens(items, list(vectors), same=_same_vector), None)
+    return () if start is None else tuple(range(start, start + len(vectors)))
 
 
-def _piece(clip, item: int | Tensor) -> str | None:
+def _same_vector(one: int | Tensor, other: int | Tensor) -> bool:
+    return isinstance(one, Tensor) and isinstance(other, Tensor) and torch.equal(one, other)
+
+
+def _piece(clip: CLIP, item: int | Tensor) -> str | None:
     if isinstance(item, Tensor) or item in (CLIP_START, CLIP_END):
         return None
     return clip.tokenizer.untokenize([(item, 1.0)])[0][1]

@@ -8,17 +8,20 @@ key is an error for both.
 from __future__ import annotations
 
 import comfy.model_management as mm
+import comfy.model_patcher
 import comfy.supported_models
 import comfy.utils
 from torch import Tensor, dtype
 
-from ...blipdiff_impl.config import UNetConfig
 from ...blipdiff_impl.errors import CheckpointError
+from ...blipdiff_impl.stable_diffusion.config import UNetConfig
 from .weights import load_all, patcher_class, set_group_count
 
 
-def load_unet(weights: dict[str, Tensor], config: UNetConfig, precision: dtype | None = None, disable_dynamic=False):
-    """The host's MODEL (a ModelPatcher) around these weights.
+def load_unet(
+    weights: dict[str, Tensor], config: UNetConfig, precision: dtype | None = None, disable_dynamic: bool = False
+) -> comfy.model_patcher.ModelPatcher:
+    """The host's MODEL around these weights.
 
     Args:
         weights: by diffusers' names.

@@ -7,8 +7,8 @@ import comfy.sd
 import torch
 from torch import Tensor, nn
 
-from ...blipdiff_impl.config import VAEConfig
 from ...blipdiff_impl.errors import CheckpointError
+from ...blipdiff_impl.stable_diffusion.config import VAEConfig
 from .weights import load_all, require_exact, set_group_count
 
 _HOST_GROUPS = 32
@@ -27,12 +27,18 @@ def load_vae(weights: dict[str, Tensor], config: VAEConfig) -> comfy.sd.VAE:
     weights = comfy.diffusers_convert.convert_vae_state_dict(weights)
     if config.block_out_channels[0] % _HOST_GROUPS == 0:
         vae = comfy.sd.VAE(sd=weights, config=_host_config(config, config.block_out_channels[0]))
-        have = vae.first_stage_model.state_dict().keys()
+        have = _network(vae).state_dict().keys()
         require_exact(sorted(have - weights.keys()), sorted(weights.keys() - have), "VAE")
     else:
         vae = _narrow_vae(weights, config)
-    set_group_count(vae.first_stage_model, config.norm_num_groups)
+    set_group_count(_network(vae), config.norm_num_groups)
     return vae
+
+
+def _network(vae: comfy.sd.VAE) -> nn.Module:
+    network = vae.first_stage_model
+    assert network is not None  # only a VAE made without a configuration has none
+    return network
 
 
 def _require_buildable(config: VAEConfig) -> None:
@@ -66,10 +72,10 @@ def _narrow_vae(weights: dict[str, Tensor], config: VAEConfig) -> comfy.sd.VAE:
     host_config = _host_config(config, _HOST_GROUPS)
     unused = comfy.sd.AutoencoderKL(**host_config["params"]).state_dict()  # without weights the host logs each name
     vae = comfy.sd.VAE(sd=unused, config=host_config)
-    for name, layer in vae.first_stage_model.named_modules():
+    for name, layer in _network(vae).named_modules():
         if isinstance(layer, nn.Conv2d | nn.GroupNorm) and f"{name}.weight" in weights:
             _resize(layer, weights[f"{name}.weight"].shape)
-    load_all(vae.first_stage_model, weights, "VAE", vae.patcher)
+    load_all(_network(vae), weights, "VAE", vae.patcher)
     vae.size = None  # measured again below, at the real size
     vae.model_size()
     return vae
@@ -78,6 +84,7 @@ def _narrow_vae(weights: dict[str, Tensor], config: VAEConfig) -> comfy.sd.VAE:
 def _resize(layer: nn.Conv2d | nn.GroupNorm, shape: torch.Size) -> None:
     """Give a layer uninitialised weights of another shape, `[out, in, height, width]` or `[channels]`."""
     layer.weight = nn.Parameter(layer.weight.new_empty(shape), requires_grad=False)
+    assert layer.bias is not None  # no layer of this VAE goes without
     layer.bias = nn.Parameter(layer.bias.new_empty(shape[:1]), requires_grad=False)
     if isinstance(layer, nn.GroupNorm):
         layer.num_channels = shape[0]

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+
 import comfy.model_patcher
 import torch
 
-from ...blipdiff_impl.errors import CheckpointError
+from ...blipdiff_impl.errors import CheckpointError, first_few
 
-_NAMED = 5
+# What loaders offer; default leaves the choice to the host.
+WEIGHT_DTYPES = {"default": None, "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-def load_all(module: torch.nn.Module, weights: dict[str, torch.Tensor], part: str, patcher, optional=()) -> None:
+def load_all(
+    module: torch.nn.Module,
+    weights: dict[str, torch.Tensor],
+    part: str,
+    patcher: comfy.model_patcher.ModelPatcher,
+    optional: Collection[str] = (),
+) -> None:
     """Load `weights` into `module`, the way the host loads its own.
 
     Args:
@@ -24,10 +33,8 @@ def load_all(module: torch.nn.Module, weights: dict[str, torch.Tensor], part: st
     dynamic = hasattr(patcher, "is_dynamic") and patcher.is_dynamic()  # older hosts have no dynamic ones
     try:
         missing, unexpected = module.load_state_dict(weights, strict=False, assign=dynamic)
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"The {part} of this checkpoint has other sizes than its configuration: {error}"
-        ) from error
+    except RuntimeError:
+        raise other_sizes(part, module.state_dict(), weights) from None
     require_exact(sorted(set(missing) - set(optional)), unexpected, part)
 
 
@@ -41,6 +48,19 @@ def require_exact(missing: list[str], unexpected: list[str], part: str) -> None:
         )
 
 
+def other_sizes(part: str, wanted: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]) -> CheckpointError:
+    """The error for weights whose shapes are not those of the module that was built for them."""
+    wrong = [
+        f"{name} (found {list(tensor.shape)}, expected {list(wanted[name].shape)})"
+        for name, tensor in found.items()
+        if name in wanted and wanted[name].shape != tensor.shape
+    ]
+    return CheckpointError(
+        f"The {part} of this checkpoint has other sizes than its configuration; {_listed('of another shape', wrong)}. "
+        "The file is damaged, or its configuration belongs to another model."
+    )
+
+
 def set_group_count(module: torch.nn.Module, groups: int) -> None:
     """Give every GroupNorm of a module `groups` groups; the host builds them with 32, and the weights are the same."""
     for norm in module.modules():
@@ -48,14 +68,11 @@ def set_group_count(module: torch.nn.Module, groups: int) -> None:
             norm.num_groups = groups
 
 
-def patcher_class(disable_dynamic: bool = False) -> type:
+def patcher_class(disable_dynamic: bool = False) -> type[comfy.model_patcher.ModelPatcher]:
     """The host's class for a movable model. It is rebound while the host starts, so it is looked up at each use."""
     plain = comfy.model_patcher.ModelPatcher
     return plain if disable_dynamic else getattr(comfy.model_patcher, "CoreModelPatcher", plain)
 
 
 def _listed(what: str, names: list[str]) -> str:
-    if not names:
-        return ""
-    rest = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return f"{what}: {', '.join(names[:_NAMED])}{rest}"
+    return f"{what}: {first_few(names)}" if names else ""

@@ -23,8 +23,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import Blip2Config, CLIPTextConfig, CLIPTokenizer
 
-from blipdiff_impl.config import RELEASED
-from blipdiff_impl.tokenizers import DATA, _clip_bpe
+from blipdiff_impl.blip_diffusion.config import RELEASED
+from blipdiff_impl.prompts.tokenizers import DATA, _clip_bpe
 from tools.memory import peak_megabytes
 
 from .seeded import fill

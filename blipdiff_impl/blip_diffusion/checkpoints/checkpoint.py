@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 import torch
 
+from ...errors import CheckpointError
+from ...weights.fingerprint import fingerprint_of
+from ...weights.renames import Rules, rename
+from ...weights.strict import check_part
+from ...weights.tensor_file import TensorFile, TensorInfo
 from ..config import ModelConfig
-from ..errors import CheckpointError
 from .expected_shapes import PARTS, expected_shapes
-from .fingerprint import fingerprint_of
-from .renames import POSITION_IDS, Rules, rename
-from .strict import check_part
-from .tensor_file import TensorFile, TensorInfo
+from .renames import POSITION_IDS
 from .vocabulary import default_vocabulary
 
 logger = logging.getLogger(__name__)
@@ -50,13 +51,13 @@ class PartTensors:
         self.add_named(file, {name: rename(name, rules) for name in file.infos}, ignored)
 
     def add_named(self, file: TensorFile, names: Mapping[str, str], ignored: frozenset[str] = frozenset()) -> None:
-        """The same with the new names given: name in the file -> canonical name."""
+        """As `add`, with the names given: name in the file -> canonical name."""
         for name, canonical in names.items():
             if canonical in ignored or canonical in POSITION_IDS:
                 continue
             if canonical in self.tensors:
                 raise CheckpointError(
-                    f"{file.path} holds the tensor {canonical} twice, the second time as {name}. "
+                    f"{file.path} holds the tensor {canonical[:100]} twice, the second time as {name[:100]}. "
                     "It mixes two kinds of checkpoint; save it again with one of them."
                 )
             self.tensors[canonical] = StoredTensor(file, name)
@@ -87,12 +88,27 @@ class Checkpoint:
 
     @cached_property
     def vocabulary(self) -> list[str]:
-        """Word pieces in id order: the checkpoint's own, else BERT's."""
-        return self.word_pieces or default_vocabulary(self.config.qformer.vocab_size, self.path)
+        """Word pieces in id order: the checkpoint's own, else BERT's.
+
+        Raises:
+            CheckpointError: there are more than the Q-Former has rows for.
+        """
+        rows = self.config.qformer.vocab_size
+        if self.word_pieces and len(self.word_pieces) > rows:
+            raise CheckpointError(
+                f"{self.path} comes with {len(self.word_pieces)} word pieces, but its Q-Former knows {rows}. The list "
+                "belongs to another model."
+            )
+        return self.word_pieces or default_vocabulary(rows, self.path)
 
     def has(self, name: str) -> bool:
         """Whether the checkpoint holds (some tensors of) the part."""
         return bool(self.parts[_known(name)].tensors)
+
+    def lacking(self, name: str) -> list[str]:
+        """Canonical names of the tensors that the part should hold and this checkpoint does not."""
+        own = self.parts[_known(name)].tensors
+        return [key for key in expected_shapes(name, self.config) if key not in own]
 
     def check(self, name: str) -> None:
         """Compare names, shapes and types of a part with what its sizes ask for; loads no weight.
@@ -106,6 +122,29 @@ class Checkpoint:
         found = {canonical: stored.info for canonical, stored in part.tensors.items()}
         files = list(dict.fromkeys(stored.file.path for stored in part.tensors.values()))
         check_part(name, found, expected_shapes(name, self.config), files, self.layout)
+
+    def with_base(self, name: str, base: Checkpoint) -> Checkpoint:
+        """This checkpoint with what its part `name` lacks taken from the one it was made from, for that part alone.
+
+        A trainer that saves only what it trained leaves parts of parts: LAVIS writes a Q-Former without the image
+        tower and the projection around it. The two together are checked as one, like any other part.
+        """
+        own, theirs = self.parts[_known(name)].tensors, base.parts[name].tensors
+        taken = {key: theirs[key] for key in self.lacking(name) if key in theirs}
+        if not taken:
+            return self
+        note = (
+            f"The {name.replace('_', ' ')} is {len(own)} tensors of {self.path.name} and {len(taken)} of its base "
+            f"model {base.path.name}."
+        )
+        return replace(
+            self,
+            parts={**self.parts, name: PartTensors(own | taken)},
+            metadata={key: value for key, value in self.metadata.items() if key != f"fingerprint.{name}"},
+            word_pieces=self.word_pieces or base.word_pieces,
+            notes=[*self.notes, note],
+            _fingerprints={},
+        )
 
     def infos(self, name: str) -> dict[str, TensorInfo]:
         """Canonical names, canonical shapes and stored types of a checked part, in canonical order."""

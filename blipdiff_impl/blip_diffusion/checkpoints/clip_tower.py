@@ -1,6 +1,6 @@
 """The image tower from a CLIP ViT-L/14 file: CLIP's own names, LAVIS's (the same without prefix) or transformers'.
 
-The tower is CLIP's without its last block, without the norm after it and without the projection (fact sheet 1.2).
+The tower is CLIP's without its last block, without the norm after it and without the projection (docs/method.md 1.2).
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ from pathlib import Path
 
 import torch
 
-from ..errors import CheckpointError
+from ...errors import CheckpointError, first_few
+from ...weights.opening import open_tensor_file
+from ...weights.renames import Rules, rename
+from ...weights.tensor_file import TensorFile, TensorInfo
 from .checkpoint import PartTensors
-from .renames import CLIP_TOWER, TRANSFORMERS_TOWER, Rules, rename
-from .tensor_file import TensorFile, TensorInfo, open_tensor_file
+from .renames import CLIP_TOWER, TRANSFORMERS_TOWER
 
 TOWER_FILES = (
     "clip_vit_L.safetensors",
@@ -46,7 +48,7 @@ def add_tower_file(part: PartTensors, path: Path, blocks: int) -> None:
         names = _renamed(file, "", ((r"^", "visual_encoder."), *CLIP_TOWER))
     else:
         raise CheckpointError(
-            f"{path} holds no CLIP image tower: its first tensors are {', '.join(list(file.infos)[:3])}. "
+            f"{path} holds no CLIP image tower: its first tensors are {first_few(list(file.infos)[:3])}. "
             "A CLIP ViT-L/14 file is needed."
         )
     last = f"visual_encoder.encoder.layers.{blocks}."
@@ -67,7 +69,7 @@ class FusedAttentionFile:
         self.infos = {}
         for name, info in file.infos.items():
             fused = re.sub(r"\.self_attn\.q_proj\.", ".self_attn.qkv.", name)
-            if fused != name:
+            if fused != name and info.shape:
                 info = TensorInfo((3 * info.shape[0], *info.shape[1:]), info.dtype)
             if not re.search(r"\.self_attn\.[kv]_proj\.", name):
                 self.infos[fused] = info

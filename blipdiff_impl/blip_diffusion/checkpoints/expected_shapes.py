@@ -6,10 +6,11 @@ libraries that define the modules. UNet and VAE have files of their own.
 
 from __future__ import annotations
 
-from ..config import ImageTowerConfig, ModelConfig, QFormerConfig, TextEncoderConfig
-from .expected_unet import unet_shapes
-from .expected_vae import vae_shapes
-from .shape_helpers import Shapes, linear, norm, under
+from ...stable_diffusion.config import TextEncoderConfig
+from ...stable_diffusion.unet_shapes import unet_shapes
+from ...stable_diffusion.vae_shapes import vae_shapes
+from ...weights.shapes import Shapes, linear, norm, under
+from ..config import ImageTowerConfig, ModelConfig, QFormerConfig
 
 PARTS = ("subject_encoder", "text_encoder", "unet", "vae")
 

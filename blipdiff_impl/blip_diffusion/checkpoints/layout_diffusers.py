@@ -1,15 +1,16 @@
-"""The diffusers folder, base and ControlNet variants: `qformer/`, `text_encoder/`, `unet/`, `vae/` (fact sheet 8.2)."""
+"""The diffusers folder, with ControlNet or not: `qformer/`, `text_encoder/`, `unet/`, `vae/` (docs/method.md 8.2)."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from ...weights.folders import entries, first_existing, own_vocabulary, what_was_found
+from ...weights.opening import open_tensor_file
+from ...weights.renames import Rules
 from ..config import ModelConfig
 from .checkpoint import Checkpoint, PartTensors
-from .folders import entries, first_existing, own_vocabulary, what_was_found
 from .model_sizes import sizes_from_folder
-from .renames import DIFFUSERS, Rules
-from .tensor_file import open_tensor_file
+from .renames import DIFFUSERS
 
 FOLDERS = {"subject_encoder": "qformer", "text_encoder": "text_encoder", "unet": "unet", "vae": "vae"}
 

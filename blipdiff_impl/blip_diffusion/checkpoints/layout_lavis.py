@@ -1,6 +1,6 @@
 """The LAVIS folder: `blip_model/`, `proj_layer/`, `unet/`, `vae/`, `text_encoder/`, optional cached vectors.
 
-See the fact sheet, section 8.1. The BLIP file comes with or without the image tower; without it the tower is taken
+See docs/method.md 8.1. The BLIP file comes with or without the image tower; without it the tower is taken
 from a CLIP ViT-L/14 file beside it.
 """
 
@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ...errors import CheckpointError, first_few
+from ...weights.folders import first_existing, own_vocabulary, what_was_found
+from ...weights.opening import open_tensor_file
+from ...weights.torch_file import BARE_TENSOR
 from ..config import ModelConfig
-from ..errors import CheckpointError
 from .checkpoint import Checkpoint, PartTensors, StoredTensor
 from .clip_tower import TOWER_FILES, add_tower_file
-from .folders import first_existing, own_vocabulary, what_was_found
 from .layout_diffusers import component_part, folders_left_aside
 from .model_sizes import sizes_from_folder
 from .renames import DIFFUSERS, LAVIS_BLIP, LAVIS_PROJECTION, LAVIS_UNUSED
-from .tensor_file import open_tensor_file
-from .torch_file import BARE_TENSOR
 
 BLIP_FILES = ("blip_weight.safetensors", "blip_weight.pt")
 PROJECTION_FILES = ("proj_weight.safetensors", "proj_weight.pt")
@@ -72,5 +72,5 @@ def _cached_vectors(folder: Path) -> StoredTensor | None:
         return None
     file = open_tensor_file(path)
     if BARE_TENSOR not in file.infos:
-        raise CheckpointError(f"{path} should hold one tensor, but it holds {', '.join(list(file.infos)[:8])}.")
+        raise CheckpointError(f"{path} should hold one tensor, but it holds {first_few(list(file.infos))}.")
     return StoredTensor(file, BARE_TENSOR)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
-
+from ...errors import CheckpointError, first_few
+from ...untrusted import parse_json
+from ...weights.safetensors_file import SafetensorsFile, require_version
 from ..config import ModelConfig
-from ..errors import CheckpointError
 from .checkpoint import Checkpoint, PartTensors, StoredTensor
 from .expected_shapes import PARTS
-from .safetensors_file import SafetensorsFile
-from .strict import first_few
 
 FORMAT = "blipdiffusion"
 FORMAT_VERSION = "1"
 VECTORS = "subject_vectors"
+
+_MOST_WARNINGS, _LONGEST_WARNING = 20, 500
 
 
 def is_single_file(file: SafetensorsFile) -> bool:
@@ -28,11 +28,7 @@ def open_single_file(file: SafetensorsFile) -> Checkpoint:
         CheckpointError: it was written by a newer version, or holds tensors of no known part.
     """
     metadata = file.metadata
-    if (version := metadata.get("format_version")) != FORMAT_VERSION:
-        raise CheckpointError(
-            f"{file.path} has format version {version}, but this version of the pack reads {FORMAT_VERSION}. "
-            "Update the pack, or convert the checkpoint again."
-        )
+    require_version(file, FORMAT_VERSION, "convert the checkpoint again")
     parts = {name: PartTensors() for name in PARTS}
     unknown = []
     for name in file.infos:
@@ -58,7 +54,8 @@ def open_single_file(file: SafetensorsFile) -> Checkpoint:
 def _sentences(text: str) -> list[str]:
     """Warnings found when the file was written; a file edited by hand may state none."""
     try:
-        sentences = json.loads(text)
-    except json.JSONDecodeError:
+        sentences = parse_json(text)
+    except ValueError:
         return []
-    return [str(sentence) for sentence in sentences] if isinstance(sentences, list) else []
+    sentences = sentences if isinstance(sentences, list) else []
+    return [s[:_LONGEST_WARNING] for s in sentences[:_MOST_WARNINGS] if isinstance(s, str)]

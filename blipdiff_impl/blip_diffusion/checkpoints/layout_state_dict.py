@@ -1,18 +1,19 @@
 """One state dict with every module under its own prefix: a LAVIS whole model, or what LAVIS saves when fine-tuning.
 
 A fine-tuned `checkpoint_N.pth` holds the UNet and the cached subject vectors, besides entries of the frozen model
-that escaped the filter (fact sheet 5.3); the optimiser's state in it is never read.
+that escaped the filter (docs/method.md 5.3); the optimiser's state in it is never read.
 """
 
 from __future__ import annotations
 
+from ...errors import CheckpointError, first_few
+from ...weights.folders import own_vocabulary
+from ...weights.kinds import kind_of
+from ...weights.renames import Rules, rename
+from ...weights.tensor_file import TensorFile
 from ..config import ModelConfig
-from ..errors import CheckpointError
 from .checkpoint import Checkpoint, PartTensors, StoredTensor
-from .folders import own_vocabulary
-from .renames import DIFFUSERS, LAVIS_BLIP, LAVIS_UNUSED, Rules, rename
-from .strict import first_few
-from .tensor_file import TensorFile
+from .renames import DIFFUSERS, LAVIS_BLIP, LAVIS_UNUSED
 
 VECTORS = "ctx_embeddings_cache"
 
@@ -65,8 +66,9 @@ def open_state_dict(file: TensorFile, config: ModelConfig) -> Checkpoint:
 
 def _not_a_model(file: TensorFile, unknown: list[str]) -> CheckpointError:
     prefixes = ", ".join(row[0] for row in _PREFIXES)
+    kind = kind_of(unknown)
     return CheckpointError(
         f"{file.path} is no BLIP-Diffusion checkpoint of one file: its tensors should start with {prefixes}, "
-        f"but it holds {first_few(unknown) or 'no tensor of these'}. If it is one component of a checkpoint "
-        "folder, choose the folder instead."
+        f"but it holds {first_few(unknown) or 'no tensor of these'}. {f'It looks like {kind}. ' if kind else ''}"
+        "If it is one component of a checkpoint folder, choose the folder instead."
     )

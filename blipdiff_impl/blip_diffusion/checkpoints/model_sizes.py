@@ -7,12 +7,12 @@ subject encoder are never taken from there: the library's default for the tower 
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 
+from ...errors import CheckpointError, first_few, shown
+from ...weights.folders import first_existing, read_config
 from ..config import ModelConfig
-from ..errors import CheckpointError
-from .folders import first_existing, read_json
+from ..config_checks import require_possible
 
 _DOWN_BLOCKS = {"CrossAttnDownBlock2D": True, "DownBlock2D": False}
 _TRAINED_EPSILON = "layer_norm_eps"
@@ -36,16 +36,18 @@ def sizes_from_folder(folder: Path, config: ModelConfig) -> ModelConfig:
     for component, record in stated.items():
         sizes[component] |= {k: v for k, v in record.items() if k in sizes[component] and v is not None}
     try:
-        merged = ModelConfig.from_json(json.dumps(sizes))
+        merged = ModelConfig.from_record(sizes)
+        if type(side := stated["unet"].get("sample_size")) is int:
+            merged = dataclasses.replace(merged, picture_size=side * merged.vae.downscale)
+        require_possible(merged)
     except CheckpointError as error:
         raise CheckpointError(f"A config.json in {folder} cannot be used. {error}") from error
-    side = stated["unet"].get("sample_size")
-    return dataclasses.replace(merged, picture_size=side * merged.vae.downscale) if isinstance(side, int) else merged
+    return merged
 
 
 def _read(folder: Path) -> dict:
     path = first_existing(folder, ("config.json",))
-    return read_json(path) if path else {}
+    return read_config(path) if path else {}
 
 
 def _without_epsilon(record: object) -> dict:
@@ -61,9 +63,14 @@ def _unet_fields(record: dict, folder: Path) -> dict:
     fields = dict(record)
     fields["num_attention_heads"] = record.get("num_attention_heads") or record.get("attention_head_dim")
     if blocks := record.get("down_block_types"):
-        if unknown := [str(block) for block in blocks if block not in _DOWN_BLOCKS]:
+        if not isinstance(blocks, list) or not all(isinstance(block, str) for block in blocks):
             raise CheckpointError(
-                f"{folder / 'config.json'} names UNet blocks that this method does not use: {', '.join(unknown)}. "
+                f"{folder / 'config.json'} should list its UNet's blocks by name in down_block_types, but it says "
+                f"{shown(blocks)}. Download it again."
+            )
+        if unknown := [block for block in blocks if block not in _DOWN_BLOCKS]:
+            raise CheckpointError(
+                f"{folder / 'config.json'} names UNet blocks that this method does not use: {first_few(unknown)}. "
                 "The UNet should be that of Stable Diffusion 1.5."
             )
         fields["attention_levels"] = [_DOWN_BLOCKS[block] for block in blocks]

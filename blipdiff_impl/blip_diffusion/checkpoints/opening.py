@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ...errors import CheckpointError
+from ...weights.folders import entries, exists, listing, what_was_found
+from ...weights.opening import open_tensor_file
+from ...weights.safetensors_file import SafetensorsFile
 from ..config import RELEASED, ModelConfig
-from ..errors import CheckpointError
 from .checkpoint import Checkpoint
-from .folders import entries, lies_there, listing, what_was_found
 from .layout_diffusers import open_diffusers_folder
 from .layout_lavis import open_lavis_folder
 from .layout_single import is_single_file, open_single_file
 from .layout_state_dict import open_state_dict
-from .safetensors_file import SafetensorsFile
-from .tensor_file import open_tensor_file
 
 TOYBOX = "toybox"
-TOYBOX_FILE = Path(__file__).parent.parent / "toybox" / "toybox.safetensors"
+TOYBOX_FILE = Path(__file__).parents[2] / "toybox" / "toybox.safetensors"
 
 _LAVIS_FOLDERS = ("blip_model/", "proj_layer/")
 _DIFFUSERS_FOLDERS = ("qformer/", "unet/", "text_encoder/", "vae/")
@@ -35,7 +35,7 @@ def open_checkpoint(path: str | Path, config: ModelConfig | None = None) -> Chec
     """
     sizes = config or RELEASED
     path = TOYBOX_FILE if str(path) == TOYBOX else Path(path)
-    if not lies_there(path):
+    if not exists(path):
         raise CheckpointError(f"There is no checkpoint {path.name}. {what_was_found(path.parent, (path.name,))}")
     if path.is_dir():
         return _open_folder(path, sizes)

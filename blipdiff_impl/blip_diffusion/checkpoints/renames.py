@@ -1,13 +1,8 @@
-"""From the names in published files to canonical names: ordered rules, each a pattern and its replacement.
-
-The canonical names are those of the diffusers layout. Rules are applied in order, all of them, to every name.
-"""
+"""From the names in published files to canonical names, which are those of the diffusers layout."""
 
 from __future__ import annotations
 
-import re
-
-Rules = tuple[tuple[str, str], ...]
+from ...weights.renames import Rules
 
 # The image tower as CLIP's authors and LAVIS name it.
 CLIP_TOWER: Rules = (
@@ -58,7 +53,7 @@ TEXT_ENCODER: Rules = ((r"^(embeddings|encoder|final_layer_norm)\.", r"text_mode
 
 DIFFUSERS: dict[str, Rules] = {"subject_encoder": (), "text_encoder": TEXT_ENCODER, "unet": (), "vae": VAE}
 
-# Heads of the first pre-training stage that LAVIS keeps in the file; nothing generates with them (fact sheet 8.5).
+# Heads of the first pre-training stage that LAVIS keeps in the file; nothing generates with them (docs/method.md 8.5).
 LAVIS_UNUSED = frozenset(
     {
         "Qformer.cls.predictions.bias",
@@ -85,10 +80,3 @@ POSITION_IDS = frozenset(
         "visual_encoder.embeddings.position_ids",
     }
 )
-
-
-def rename(name: str, rules: Rules) -> str:
-    """Apply every rule in order."""
-    for pattern, replacement in rules:
-        name = re.sub(pattern, replacement, name)
-    return name

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from ...errors import CheckpointError
+from ...weights.fingerprint import combine, tensor_bytes, tensor_line
+from ...weights.safetensors_file import SafetensorsFile
+from ...weights.strict import check_part
+from ...weights.tensor_file import TensorInfo
+from ...weights.writing import complete_file, safetensors_header
 from ..config import ModelConfig
-from ..errors import CheckpointError
-from ..safetensors_writing import complete_file, safetensors_header
 from .expected_shapes import PARTS, expected_shapes
-from .fingerprint import combine, tensor_bytes, tensor_line
 from .layout_single import FORMAT, FORMAT_VERSION, VECTORS, open_single_file
-from .safetensors_file import SafetensorsFile
-from .strict import check_part
-from .tensor_file import TensorInfo
 
 Progress = Callable[[int, int], None]
 _UNKNOWN_FINGERPRINT = "0" * 64
@@ -69,7 +70,12 @@ class _Entry:
 
     @property
     def size(self) -> int:
-        return torch.Size(self.info.shape).numel() * self.info.dtype.itemsize
+        return math.prod(self.info.shape) * self.dtype.itemsize
+
+    @property
+    def dtype(self) -> torch.dtype:
+        assert isinstance(self.info.dtype, torch.dtype)  # other types are refused when a part is checked
+        return self.info.dtype
 
 
 @dataclass(frozen=True)
@@ -100,7 +106,7 @@ class SingleFile:
         ]
         if self.subject_vectors is not None:
             entries.append(_Entry("", VECTORS, TensorInfo(tuple(self.subject_vectors.shape), torch.float32)))
-        return sorted(entries, key=lambda entry: -entry.info.dtype.itemsize)
+        return sorted(entries, key=lambda entry: -entry.dtype.itemsize)
 
     def _write_entries(self, file, entries: list[_Entry], progress: Progress | None) -> None:
         """The header holds the fingerprints, which are known last: it is written twice, at the same length."""
@@ -121,13 +127,17 @@ class SingleFile:
 
     def _stored_tensors(self, entries: list[_Entry]) -> Iterator[tuple[_Entry, torch.Tensor]]:
         """The tensors in the order of the file; a part is let go before the next one is loaded."""
-        loaded_name, loaded = None, {}
+        loaded_name: str | None = None
+        loaded: Mapping[str, torch.Tensor] = {}
         for entry in entries:
             if entry.part != loaded_name:
                 loaded = {}
                 loaded_name = entry.part
-                loaded = self.load_part(entry.part) if entry.part else {VECTORS: self.subject_vectors}
+                loaded = self.load_part(entry.part) if entry.part else self._vectors()
             yield entry, _stored(loaded[entry.name], entry)
+
+    def _vectors(self) -> dict[str, torch.Tensor]:
+        return {} if self.subject_vectors is None else {VECTORS: self.subject_vectors}
 
     def _header(self, entries: list[_Entry], fingerprints: Mapping[str, str]) -> bytes:
         metadata = {
@@ -138,7 +148,7 @@ class SingleFile:
             **{f"fingerprint.{part}": value for part, value in fingerprints.items()},
             **self.notes,
         }
-        return safetensors_header(((entry.key, entry.info.dtype, entry.info.shape) for entry in entries), metadata)
+        return safetensors_header(((entry.key, entry.dtype, entry.info.shape) for entry in entries), metadata)
 
     def _check_written(self, path: Path) -> None:
         checkpoint = open_single_file(SafetensorsFile(path))
@@ -148,7 +158,7 @@ class SingleFile:
 
 def _stored(tensor: torch.Tensor, entry: _Entry) -> torch.Tensor:
     """The tensor as it goes into the file; every number must survive the change of type."""
-    stored = tensor.detach().to("cpu", entry.info.dtype).reshape(entry.info.shape).contiguous()
+    stored = tensor.detach().to("cpu", entry.dtype).reshape(entry.info.shape).contiguous()
     if not bool(torch.isfinite(stored).all()):
         became = "" if not bool(torch.isfinite(tensor).all()) else f" as {entry.info.dtype}; choose a wider type"
         raise CheckpointError(f"The weight {entry.key} has numbers that are not finite{became}. Nothing was written.")

@@ -1,6 +1,6 @@
 """Does a checkpoint hold the stock Stable Diffusion 1.5 UNet or text encoder in place of the trained ones?
 
-BLIP-Diffusion trained both; a widely used converter put the stock ones back (fact sheet 8.2), and a subject then
+BLIP-Diffusion trained both; a widely used converter put the stock ones back (docs/method.md 8.2), and a subject then
 hardly shows. Stock weights are told by three signs, each with its limit:
 
 1. The SHA-256 of a published file: certain, but saving the weights again changes it.
@@ -18,11 +18,12 @@ from pathlib import Path
 
 import torch
 
+from ...errors import CheckpointError
+from ...weights.opening import open_tensor_file
+from ...weights.tensor_file import TensorFile
 from ..config import RELEASED
-from ..errors import CheckpointError
 from .checkpoint import Checkpoint
 from .opening import open_checkpoint
-from .tensor_file import TensorFile, open_tensor_file
 
 # Size in bytes and SHA-256 of the files in the published repository stable-diffusion-v1-5/stable-diffusion-v1-5,
 # revision 451f4fe16113bff5a5d2269ed5ad43b0592e9a14 (its large files are listed there under their SHA-256).

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..errors import CheckpointError
-from ..tokenizers import bert_word_pieces
+from ...errors import CheckpointError
+from ...prompts.tokenizers import bert_word_pieces
 
 # The one piece that the released Q-Former adds; it starts captions in pre-training and is never in a category.
 ADDED_PIECE = "[DEC]"

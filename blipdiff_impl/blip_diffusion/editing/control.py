@@ -1,4 +1,4 @@
-"""Attention of the edit, made from the attention of its source (prompt-to-prompt's refinement; fact sheet 6.4)."""
+"""Attention of the edit, made from the attention of its source (prompt-to-prompt's refinement; docs/method.md 6.4)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .alignment import Alignment
+from ...prompts.alignment import Alignment
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +28,15 @@ class Columns:
     @property
     def count(self) -> int:
         return len(self.alignment.mapper)
+
+    def extended(self, count: int) -> Columns:
+        """The same for prompts of `count` columns, those behind these appended to both: aligned, and named by no
+        word."""
+        added = torch.arange(self.count, count)
+        mapper, matched = self.alignment.mapper, self.alignment.matched
+        alignment = Alignment(torch.cat([mapper, added]), torch.cat([matched, torch.ones(len(added))]))
+        weights = None if self.weights is None else torch.cat([self.weights, torch.ones(len(added))])
+        return Columns(alignment, self.source_words, self.edit_words, weights)
 
     def repeated(self, times: int) -> Columns:
         """The same for prompts that the host repeats to match a longer one beside them."""

@@ -2,7 +2,7 @@
 
 In the variance-exploding scale a sampling step is x_p = x_t + (s_p - s_t) eps(x_t, s_t), with noise levels s_t > s_p.
 Inverting it asks for x_t, which stands on both sides. DDIM inversion takes the prediction at the point that is known,
-eps(x_p, t), scaled as the UNet would see it (fact sheet 6.3); the fixed-point variant repeats with the x_t it found
+eps(x_p, t), scaled as the UNet would see it (docs/method.md 6.3); the fixed-point variant repeats with the x_t it found
 (Pan et al. 2023) and so comes back to the picture far more closely.
 """
 
@@ -40,13 +40,13 @@ def invert(
         seen = x * ((1 + high**2) / (1 + low**2)) ** 0.5
         denoised = denoise(seen, high)
         guess = x + (high - low) * (seen - denoised) / high
-        x = _settle(denoise, x, guess, low, high, repetitions)
+        x = _fixed_point(denoise, x, guess, low, high, repetitions)
         states.append(x)
         on_step(index, x, denoised)
     return states
 
 
-def _settle(denoise: Denoise, x: Tensor, guess: Tensor, low: float, high: float, repetitions: int) -> Tensor:
+def _fixed_point(denoise: Denoise, x: Tensor, guess: Tensor, low: float, high: float, repetitions: int) -> Tensor:
     """The state at `high` whose sampling step comes nearest to `x`; repeating can also lead away from it."""
     best, least = guess, float("inf")
     for _ in range(repetitions):

@@ -1,4 +1,4 @@
-"""Fine-tuning a model on one subject (paper section 3.3, fact sheet 5): the UNet, or low-rank factors beside its
+"""Fine-tuning a model on one subject (paper section 3.3, docs/method.md 5): the UNet, or low-rank factors beside its
 attention, and the subject's 16 vectors learn to draw its photos from the caption `a [subject] {category}`.
 
 Knows nothing of ComfyUI: `tuner` takes a UNet, a function `predict(x_t, t, context) -> eps` that runs it, a function

@@ -5,13 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..errors import SubjectError
-from ..prompt import ROW_POSITIONS
-from ..tokenizers import CLIP_END, CLIP_START
+from ...errors import SubjectError
+from ...prompts.rows import ROW, ROW_POSITIONS
+from ...prompts.tokenizers import CLIP_END, CLIP_START
 from .text import FrozenTextEncoder
 
-_PLACE = 2  # after the start and "a" (fact sheet 1.5)
-_POSITIONS = ROW_POSITIONS + 2
+_PLACE = 2  # after the start and "a" (docs/method.md 1.5)
 
 
 class SubjectCaption:
@@ -21,7 +20,7 @@ class SubjectCaption:
         words: token ids of `a {words}`, without start and end.
         vectors: how many vectors will come.
         padded: fill up to the 77 positions that a prompt has; the caption of training is as long as it is
-            (fact sheet 5.1), T = 4 + 16 for a category of one token.
+            (docs/method.md 5.1), T = 4 + 16 for a category of one token.
 
     Raises:
         SubjectError: too many words.
@@ -36,7 +35,7 @@ class SubjectCaption:
             )
         ids = [CLIP_START, *words[:room], CLIP_END]
         if padded:
-            ids += [CLIP_END] * (_POSITIONS - vectors - len(ids))
+            ids += [CLIP_END] * (ROW - vectors - len(ids))
         embedded = encoder.embed(ids)
         self._encoder = encoder
         self._before, self._after = embedded[:_PLACE], embedded[_PLACE:]
@@ -49,5 +48,5 @@ def plain_caption(encoder: FrozenTextEncoder, words: list[int], padded: bool = F
     """A caption without a subject, `[1, T, W]`."""
     ids = [CLIP_START, *words[:ROW_POSITIONS], CLIP_END]
     if padded:
-        ids += [CLIP_END] * (_POSITIONS - len(ids))
+        ids += [CLIP_END] * (ROW - len(ids))
     return encoder(encoder.embed(ids)[None])

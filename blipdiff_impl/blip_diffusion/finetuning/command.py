@@ -5,25 +5,26 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import ImageOps
 from torch import Tensor
 
-from ..base_fingerprint import base_fingerprint
-from ..errors import SubjectError
-from ..files import open_picture
+from ...errors import SubjectError, first_few
+from ...files import PICTURE_TYPES, as_tensor, picture_paths, read_cutout, read_mask, require_writable
+from ...pictures.preprocess import check_masks, check_photos
+from ...prompts.tokenizers import normalise_category
+from ...settings import require_in_range
+from ...stable_diffusion.base_fingerprint import base_fingerprint
+from ...training.precision import AUTO, PRECISIONS
 from ..stored_weights import store_change, store_factors
-from ..subject import Subject
 from ..subject_file import TunedWeights, write_subject
-from .pictures import check_resolution, square_masks, squares
-from .precision import AUTO, PRECISIONS
-from .settings import METHODS, FinetuneSettings
+from .pictures import check_resolution, square_masks, square_opacity, squares
+from .settings import MAX_RANK, METHODS, FinetuneSettings
 from .tuner import Learned
 
-_TYPES = (".png", ".jpg", ".jpeg", ".webp")
 _DEFAULTS = FinetuneSettings()
 
 log = logging.getLogger(__name__)
@@ -36,9 +37,16 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--category", required=True, help="what it is, in a word or two")
     parser.add_argument("--out", required=True, help="the .safetensors file to write")
     parser.add_argument("--checkpoint", default="toybox", help="model of any layout (default: the embedded one)")
-    parser.add_argument("--masks", help="folder of masks, white on the subject, named like the photos")
+    parser.add_argument(
+        "--masks",
+        help="folder of masks, white on the subject, named like the photos",
+    )
     parser.add_argument("--class-images", help="folder of other things of the category (prior preservation)")
-    parser.add_argument("--method", choices=METHODS, default=_DEFAULTS.method)
+    parser.add_argument(
+        "--method", choices=METHODS, default=_DEFAULTS.method,
+        help="full: the UNet's weights; lora: factors beside its attention; vectors: the subject alone, "
+        "a small file that every prompt can name",
+    )  # fmt: skip
     for name in ("steps", "batch-size", "rank", "seed"):
         parser.add_argument(f"--{name}", type=int, default=getattr(_DEFAULTS, name.replace("-", "_")))
     for name in ("learning-rate", "background-weight", "prior-weight", "ema-decay"):
@@ -59,23 +67,31 @@ def run_finetune(options: argparse.Namespace) -> None:
 
     names = FinetuneSettings.__dataclass_fields__.keys() & vars(options).keys()
     settings = FinetuneSettings(**{name: getattr(options, name) for name in names})
+    if options.save_rank is not None:
+        require_in_range("save_rank", options.save_rank, 1, MAX_RANK)
+    if options.resolution is not None:
+        check_resolution(options.resolution)
+    category = normalise_category(options.category)
     _require_new(Path(options.out), options.overwrite)
     photos = _read_folder(Path(options.images))
+    masks = _read_masks(Path(options.masks), photos) if options.masks else None
+    others = list(_read_folder(Path(options.class_images)).values()) if options.class_images else []
     pipeline = SubjectPipeline.from_checkpoint(options.checkpoint, options.device)
     side = options.resolution or pipeline.config.picture_size
     check_resolution(side)
-    masks = _read_masks(options.masks, photos)
-    pairs = list(zip(photos.values(), masks, strict=True))
-    subject = _mean_subject([pipeline.encoder.encode(photo, options.category, masks=mask) for photo, mask in pairs])
-    cut = torch.cat([square_masks(mask, photo, side) for photo, mask in pairs]) if options.masks else None
-    pictures = encode_pictures(pipeline, _targets(photos, side), settings, cut)
+    shown = list(photos.values())
+    subject = pipeline.encoder.encode(shown, category, masks)
+    cut = None if masks is None else square_masks(masks, shown, side)
+    pictures = encode_pictures(pipeline, squares(shown, side), settings, cut, square_opacity(shown, side))
     prior = None
-    if options.class_images:
-        prior = encode_pictures(pipeline, _targets(_read_folder(Path(options.class_images)), side), settings)
+    if others:
+        prior = encode_pictures(pipeline, squares(others, side), settings, opaque=square_opacity(others, side))
     before = dict(pipeline.unet.state_dict())
     watch = _show_loss if sys.stderr.isatty() else lambda done, losses: None
     tuned = tune(pipeline, subject, pictures, settings, prior, options.precision, watch)
-    weights = tuned_weights(tuned.learned, before, settings.method, options.save_rank)
+    weights = None
+    if settings.method != "vectors":
+        weights = tuned_weights(tuned.learned, before, settings.method, options.save_rank)
     write_subject(options.out, tuned.subject, weights, overwrite=options.overwrite)
     log.info("%s: %d steps, loss %.4f", options.out, tuned.learned.steps, np.mean(tuned.losses[-10:]))
 
@@ -92,52 +108,64 @@ def tuned_weights(learned: Learned, before: dict[str, Tensor], method: str, rank
         shape = torch.Size((len(factors.up), factors.down.shape[1]))
         tensors |= store_factors(name, factors.up, factors.down, shape, factors.alpha)
     for name, weight in learned.weights.items():
-        tensors |= store_change(name, weight.cpu() - before[name].cpu().float(), rank or None)
+        tensors |= store_change(name, weight.cpu() - before[name].cpu().float(), rank)
     return TunedWeights(tensors, learned.steps, method, base_fingerprint(before))
 
 
 def _require_new(path: Path, overwrite: bool) -> None:
     """Told before the training rather than after it."""
-    if path.exists() and not overwrite:
-        raise SubjectError(f"{path} exists already. Choose another name, or add --overwrite.")
     if path.suffix != ".safetensors":
         raise SubjectError(f"{path} should end in .safetensors.")
+    if path.exists() and not overwrite:
+        raise SubjectError(f"{path} exists already. Choose another name, or add --overwrite.")
+    require_writable(path)
 
 
-def _read_folder(folder: Path) -> dict[str, Tensor]:
-    """Photos by the stem of their file, each `[1, H, W, 3]` in 0..1."""
-    paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in _TYPES)
+def _read_folder(folder: Path) -> dict[Path, Tensor]:
+    """Photos by their file, each `[1, H, W, 3]` in 0..1, or `[1, H, W, 4]` where some of it is transparent."""
+    paths = picture_paths(folder)
     if not paths:
-        raise SubjectError(f"There is no photo ({', '.join(_TYPES)}) in {folder}.")
-    return {path.stem: _read(path) for path in paths}
+        raise SubjectError(f"There is no photo ({', '.join(PICTURE_TYPES)}) in {folder}.")
+    photos = {path: as_tensor(read_cutout(path))[None] for path in paths}
+    for path, photo in photos.items():
+        _named(path, check_photos, photo)
+    return photos
 
 
-def _read(path: Path, mode: str = "RGB") -> Tensor:
+def _read_masks(folder: Path, photos: dict[Path, Tensor]) -> list[Tensor]:
+    """The mask of each photo, `[1, H, W]` in 0..1."""
+    found = picture_paths(folder)
+    called = {photo: _mask_of(photo, list(photos), found) for photo in photos}
+    chosen = {photo: mask for photo, mask in called.items() if mask is not None}
+    if missing := [photo.stem for photo in photos if photo not in chosen]:
+        raise SubjectError(
+            f"There is no mask in {folder} for {first_few(missing)}; name masks like the photos (and where two photos "
+            "differ in their ending only, dog.jpg.png)."
+        )
+    if unused := [mask.name for mask in found if mask not in chosen.values()]:
+        log.warning("No photo has the name of %s in %s.", first_few(unused), folder)
+    masks = {photo: as_tensor(read_mask(mask))[None] for photo, mask in chosen.items()}
+    for photo, mask in masks.items():
+        _named(chosen[photo], check_masks, mask, photos[photo])
+    return list(masks.values())
+
+
+def _mask_of(photo: Path, photos: list[Path], masks: list[Path]) -> Path | None:
+    """The mask called like the photo, or so with an ending, or (if no other photo is) like it without its ending."""
+    same = [mask for mask in masks if mask.name == photo.name] or [mask for mask in masks if mask.stem == photo.name]
+    if not same and sum(other.stem == photo.stem for other in photos) == 1:
+        same = [mask for mask in masks if mask.stem == photo.stem]
+    if len(same) > 1:
+        raise SubjectError(f"{first_few([mask.name for mask in same])} are masks for {photo.name}; leave one of them.")
+    return same[0] if same else None
+
+
+def _named(path: Path, check: Callable, *arguments: Tensor) -> None:
+    """Complaints of a check begin with the file that they are about."""
     try:
-        with open_picture(path) as picture:
-            pixels = np.array(ImageOps.exif_transpose(picture).convert(mode), dtype=np.float32)
-    except OSError as error:
-        raise SubjectError(f"{path} cannot be read as a picture: {error}") from error
-    return torch.from_numpy(pixels)[None] / 255
-
-
-def _read_masks(folder: str | None, photos: dict[str, Tensor]) -> list[Tensor | None]:
-    if folder is None:
-        return [None] * len(photos)
-    found = {path.stem: path for path in Path(folder).glob("*") if path.suffix.lower() in _TYPES}
-    if missing := sorted(photos.keys() - found.keys()):
-        raise SubjectError(f"There is no mask in {folder} for {', '.join(missing[:3])}; name masks like the photos.")
-    return [_read(found[stem], "L") for stem in photos]
-
-
-def _targets(photos: dict[str, Tensor], side: int) -> Tensor:
-    return torch.cat([squares(photo, side) for photo in photos.values()])
-
-
-def _mean_subject(subjects: list[Subject]) -> Subject:
-    first = subjects[0]
-    mean = torch.cat([subject.embeddings for subject in subjects]).mean(0, keepdim=True)
-    return Subject(mean, first.category, first.encoder_fingerprint, f"{len(subjects)} photos")
+        check(*arguments)
+    except SubjectError as error:
+        raise SubjectError(f"{path}: {error}") from error
 
 
 def _show_loss(done: int, losses: list[float]) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from ...stable_diffusion.config import VAE_FACTOR
 from .settings import FinetuneSettings
 
 # Numbers that autograd keeps, without and with gradient checkpointing. Counted on a UNet of the released size without
@@ -42,10 +43,11 @@ def bytes_needed(
 ) -> int:
     """An estimate from above of the peak."""
     width = precision.itemsize
-    places = settings.batch_size * (resolution // 8) ** 2 * size.channels
+    places = settings.batch_size * (resolution // VAE_FACTOR) ** 2 * size.channels
     activations = places * _ACTIVATIONS[checkpointing] * width
-    if settings.method == "lora":
-        return size.weights * width + 16 * size.factors_per_rank * settings.rank + activations + _RESERVE
+    if settings.method != "full":
+        factors = size.factors_per_rank * settings.rank if settings.method == "lora" else 0
+        return size.weights * width + 16 * factors + activations + _RESERVE
     if width == 4:
         return 16 * size.weights + activations + _RESERVE  # the weight, its gradient and AdamW's two moments
     # Masters and moments; beside them working copies and their gradients, then working copies and wide gradients.
@@ -77,12 +79,13 @@ def too_much(size: UNetSize, settings: FinetuneSettings, resolution: int, precis
 
 def _smaller(settings: FinetuneSettings, resolution: int) -> Iterator[tuple[FinetuneSettings, int]]:
     """Settings that take less, those that change least first."""
-    for method in dict.fromkeys((settings.method, "lora")):
+    for method in dict.fromkeys((settings.method, "lora", "vectors")):
         option = replace(settings, method=method)
         for batch in dict.fromkeys((settings.batch_size, 1)):
             yield replace(option, batch_size=batch), resolution
+    smallest = "vectors" if settings.method == "vectors" else "lora"
     for side in range(resolution - 64, _SMALLEST - 1, -64):
-        yield replace(settings, method="lora", batch_size=1), side
+        yield replace(settings, method=smallest, batch_size=1), side
 
 
 def _in_words(settings: FinetuneSettings, resolution: int) -> str:

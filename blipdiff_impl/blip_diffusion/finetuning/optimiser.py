@@ -1,4 +1,4 @@
-"""AdamW (Loshchilov and Hutter 2019) with the release's grouping, and its last step taken back."""
+"""AdamW (Loshchilov and Hutter 2019) with the release's grouping, and the undoing of its last step."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .settings import LORA_RATE, FinetuneSettings
+from .settings import LORA_RATE, VECTORS_RATE, FinetuneSettings
 
 
 def make_adamw(
@@ -17,10 +17,12 @@ def make_adamw(
     """The optimiser at a constant rate; tensors of one dimension (biases, norms) do not decay.
 
     Args:
-        weights: stepped at `settings.learning_rate`.
+        weights: stepped at `settings.learning_rate`; `VECTORS_RATE` times faster where they are the vectors alone.
         factors: low-rank factors, stepped `LORA_RATE` times faster.
     """
     rate, decay = settings.learning_rate, settings.weight_decay
+    if settings.method == "vectors":
+        rate *= VECTORS_RATE
     groups = [
         {"params": [p for p in weights if p.ndim > 1], "lr": rate, "weight_decay": decay},
         {"params": [p for p in weights if p.ndim <= 1], "lr": rate, "weight_decay": 0.0},

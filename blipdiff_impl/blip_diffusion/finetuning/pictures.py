@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import SubjectError
-from ..preprocess import MAX_SIDE, check_masks, check_photos, compose, fit_square
+from ...errors import SubjectError
+from ...pictures.preprocess import MAX_SIDE, Photos, compose, each_photo, fit_square, pair_masks
+from ...stable_diffusion.config import VAE_FACTOR
 
 MIN_RESOLUTION = 64
-VAE_FACTOR = 8
 
 Encode = Callable[[Tensor], Tensor]
 
@@ -46,8 +46,8 @@ class TrainingPictures:
 
     def to(self, device: torch.device | str) -> TrainingPictures:
         """The same on another device."""
-        parts = (self.latents, self.mirrored, self.weights)
-        return TrainingPictures(*(None if part is None else part.to(device) for part in parts))
+        mirrored, weights = (None if part is None else part.to(device) for part in (self.mirrored, self.weights))
+        return TrainingPictures(self.latents.to(device), mirrored, weights)
 
 
 def check_resolution(resolution: int) -> None:
@@ -63,46 +63,83 @@ def check_resolution(resolution: int) -> None:
         )
 
 
-def squares(images: Tensor, resolution: int) -> Tensor:
-    """Photos `[N, H, W, 1 | 3 | 4]` as targets `[N, S, S, 3]` in 0..1: shorter side scaled, middle cut (fact sheet 2).
+def squares(images: Photos, resolution: int) -> Tensor:
+    """Photos `[N, H, W, 1 | 3 | 4]` as targets `[N, S, S, 3]` in 0..1: shorter side scaled, centre cut
+    (docs/method.md 2).
 
     Raises:
         SubjectError: photos that cannot be used.
     """
-    check_photos(images)
-    return fit_square(compose(images, None), resolution)
+    return torch.cat([fit_square(compose(photo, None), resolution) for photo in each_photo(images)])
 
 
 def prepare(
-    targets: Tensor, encode: Encode, masks: Tensor | None = None, background_weight: float = 1.0, flip: bool = False
+    targets: Tensor,
+    encode: Encode,
+    masks: Tensor | None = None,
+    background_weight: float = 1.0,
+    flip: bool = False,
+    opaque: Tensor | None = None,
 ) -> TrainingPictures:
     """Encode targets `[N, S, S, 3]`.
 
     Args:
         encode: pictures `[N, S, S, 3]` in 0..1 to latents `[N, 4, S/8, S/8]` in the UNet's scale.
         masks: `[N, S, S]`, 1 on the subject.
+        opaque: `[N, S, S]`, 0 where a photo shows nothing: there nothing is learned, whatever the ground counts.
     """
     latents = encode(targets).float().clone()
     mirrored = encode(targets.flip(2)).float().clone() if flip else None
-    if masks is None or background_weight == 1:
-        return TrainingPictures(latents, mirrored)
-    coverage = F.adaptive_avg_pool2d(masks[:, None].float(), latents.shape[-2:]).to(latents.device)
-    return TrainingPictures(latents, mirrored, background_weight + (1 - background_weight) * coverage)
+    weights = None
+    if masks is not None and background_weight != 1:
+        weights = background_weight + (1 - background_weight) * _shares(masks, latents)
+    if opaque is not None:
+        weights = _shares(opaque, latents) * (1 if weights is None else weights)
+    return TrainingPictures(latents, mirrored, weights)
 
 
-def square_masks(masks: Tensor, images: Tensor, resolution: int) -> Tensor:
+def square_masks(masks: Photos, images: Photos, resolution: int) -> Tensor:
     """Masks `[N or 1, H, W]` cut like the photos: `[N, S, S]`, 1 on the subject.
 
     Raises:
         SubjectError: masks that do not fit the photos, or with nothing of the subject inside the square.
     """
-    check_masks(masks, images)
-    pictures = masks.detach().to("cpu", torch.float32).clamp(0, 1)[..., None].expand(-1, -1, -1, 3)
-    cut = fit_square(pictures, resolution)[..., 0]
-    for index, mask in enumerate(cut):
-        if mask.max() <= 0:
+    paired = pair_masks(masks, each_photo(images))
+    return _cut(paired, resolution, "Mask {} lies")
+
+
+def square_opacity(images: Photos, resolution: int) -> Tensor | None:
+    """What the photos show, cut like them: `[N, S, S]`, their alpha where they have one, 1 elsewhere.
+
+    None where nothing is transparent.
+
+    Raises:
+        SubjectError: a photo of which the square shows nothing.
+    """
+    alphas = [
+        photo[..., 3] if photo.shape[-1] == 4 else photo.new_ones(photo.shape[:3]) for photo in each_photo(images)
+    ]
+    if all(bool((alpha >= 1).all()) for alpha in alphas):
+        return None
+    return _cut(alphas, resolution, "What is opaque in photo {} lies")
+
+
+def _cut(masks: list[Tensor], resolution: int, complaint: str) -> Tensor:
+    """Masks `[1, H, W]` each, cut like photos: `[N, S, S]`."""
+    squares = []
+    for index, mask in enumerate(masks):
+        picture = mask.detach().to("cpu", torch.float32).clamp(0, 1)[..., None].expand(-1, -1, -1, 3)
+        squares.append(fit_square(picture, resolution)[..., 0])
+        if squares[-1].max() <= 0:
+            which = complaint.format(f"{index + 1} of {len(masks)}")
             raise SubjectError(
-                f"Mask {index + 1} of {len(cut)} lies outside the middle square of its photo, which is all that is "
-                "trained on. Crop the photo to the subject."
+                f"{which} outside the middle square of its photo, which is all that is trained on. Crop the photo to "
+                "the subject."
             )
-    return cut.expand(len(images), -1, -1)
+    return torch.cat(squares)
+
+
+def _shares(masks: Tensor, latents: Tensor) -> Tensor:
+    """How much of each latent cell is in the mask, `[N, 1, h, w]`."""
+    height, width = latents.shape[-2:]
+    return F.adaptive_avg_pool2d(masks[:, None].float(), (height, width)).to(latents.device)

@@ -9,17 +9,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...prompts.tokenizers import clip_ids, normalise_category
+from ...stable_diffusion.noise import alphas_bar
+from ...stable_diffusion.text_encoder import TextEncoder
+from ...training.precision import AUTO, choose_precision
 from ..pipeline import SubjectPipeline
 from ..subject import Subject
-from ..text import TextEncoder
-from ..tokenizers import clip_ids, normalise_category
 from .captions import SubjectCaption, plain_caption
-from .noise import alphas_bar
 from .pictures import TrainingPictures, prepare
-from .precision import AUTO, choose_precision
 from .settings import FinetuneSettings
 from .text import FrozenTextEncoder
-from .tuner import Learned, Prior, Tuner
+from .tuner import ContextOf, Learned, Prior, Tuner
 
 log = logging.getLogger(__name__)
 
@@ -55,16 +55,43 @@ def tune(
     Raises:
         SubjectError: settings, subject or pictures that cannot be used.
     """
+    tuner = make_tuner(pipeline, subject, pictures, settings, prior, precision)
+    tuner.run(watch)
+    if tuner.stopped:
+        log.warning(tuner.stopped)
+    learned = tuner.learned()
+    source = f"{subject.source}, {learned.steps} steps of {settings.method}"
+    tuned = Subject(learned.vectors, subject.category, subject.encoder_fingerprint, source)
+    return Tuned(with_learned(pipeline, learned), tuned, learned, tuner.losses)
+
+
+def make_tuner(
+    pipeline: SubjectPipeline,
+    subject: Subject,
+    pictures: TrainingPictures,
+    settings: FinetuneSettings,
+    prior: TrainingPictures | None = None,
+    precision: str = AUTO,
+    context_of: ContextOf | None = None,
+) -> Tuner:
+    """The fine-tuning that `tune` runs, before its first step.
+
+    Args:
+        context_of: in place of the caption with the subject's vectors; see `Tuner`.
+
+    Raises:
+        SubjectError: as `tune`.
+    """
     unet = copy.deepcopy(pipeline.unet).float()
     device = unet.conv_in.weight.device
     dtype, reason = choose_precision(precision, device)
     log.info("Fine-tuning in %s.", reason)
     encoder = frozen_text_encoder(pipeline.text_encoder)
     words = clip_ids(f"a {normalise_category(subject.category)}")
-    tuner = Tuner(
+    return Tuner(
         unet,
         lambda x, t, context: unet(x, t, context).sample,
-        SubjectCaption(encoder, words, subject.num_tokens),
+        context_of or SubjectCaption(encoder, words, subject.num_tokens),
         subject.embeddings,
         pictures,
         settings,
@@ -72,20 +99,21 @@ def tune(
         dtype,
         None if prior is None else Prior(prior.to(device), plain_caption(encoder, words)),
     )
-    tuner.run(watch)
-    if tuner.stopped:
-        log.warning(tuner.stopped)
-    learned = tuner.learned()
-    source = f"{subject.source}, {learned.steps} steps of {settings.method}"
-    tuned = Subject(learned.vectors, subject.category, subject.encoder_fingerprint, source)
-    return Tuned(_with_learned(pipeline, learned), tuned, learned, tuner.losses)
 
 
 @torch.no_grad()
 def encode_pictures(
-    pipeline: SubjectPipeline, targets: Tensor, settings: FinetuneSettings, masks: Tensor | None = None
+    pipeline: SubjectPipeline,
+    targets: Tensor,
+    settings: FinetuneSettings,
+    masks: Tensor | None = None,
+    opaque: Tensor | None = None,
 ) -> TrainingPictures:
-    """Latents of the targets `[N, S, S, 3]` in 0..1 (posterior means), with the weights that masks `[N, S, S]` give."""
+    """Latents of the targets `[N, S, S, 3]` in 0..1 (posterior means), with the weights that masks `[N, S, S]` give.
+
+    Args:
+        masks, opaque: see `pictures.prepare`.
+    """
     weight = pipeline.vae.encoder.conv_in.weight
 
     def encode(pixels: Tensor) -> Tensor:
@@ -93,7 +121,7 @@ def encode_pictures(
         means = [pipeline.vae.encode(one[None]).latent_dist.mean for one in pixels]
         return torch.cat(means).float() * pipeline.config.vae.scaling_factor
 
-    return prepare(targets, encode, masks, settings.background_weight, settings.flip)
+    return prepare(targets, encode, masks, settings.background_weight, settings.flip, opaque)
 
 
 def frozen_text_encoder(text_encoder: TextEncoder) -> FrozenTextEncoder:
@@ -104,8 +132,8 @@ def frozen_text_encoder(text_encoder: TextEncoder) -> FrozenTextEncoder:
 
 
 @torch.no_grad()
-def _with_learned(pipeline: SubjectPipeline, learned: Learned) -> SubjectPipeline:
-    """The pipeline with a UNet that holds the result."""
+def with_learned(pipeline: SubjectPipeline, learned: Learned) -> SubjectPipeline:
+    """The pipeline with a copy of its UNet that holds the result."""
     unet = copy.deepcopy(pipeline.unet)
     for name, weight in unet.named_parameters():
         factors = learned.factors.get(name.removesuffix(".weight"))

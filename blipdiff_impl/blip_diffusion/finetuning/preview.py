@@ -1,11 +1,11 @@
-"""A glance at what has been learned: a few DDIM steps (Song et al. 2020, eq. 12, eta 0) with the UNet in training."""
+"""A preview of what has been learned: a few DDIM steps (Song et al. 2020, eq. 12, eta 0) with the UNet in training."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from ..plms import leading_timesteps
+from ...stable_diffusion.plms import leading_timesteps
 from .tuner import ContextOf, Predict
 
 STEPS = 8

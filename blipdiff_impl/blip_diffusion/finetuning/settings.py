@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
-from ..errors import SubjectError
+from ...settings import MAX_SEED, require_in_range, require_one_of
 
-METHODS = ("full", "lora")
+METHODS = ("full", "lora", "vectors")
 MAX_STEPS = 10_000
 MIN_LEARNING_RATE, MAX_LEARNING_RATE = 1e-7, 1e-2
 MAX_BATCH = 64
 MAX_RANK = 256
-MAX_SEED = 2**64 - 1
 
 # Low-rank factors are stepped this much faster than whole weights, so that one learning rate suits both methods: a
 # change is the product of two factors, one of which starts at zero.
 LORA_RATE = 100.0
+# And the vectors this much faster where they alone are trained: at the rate of whole weights they would hardly move.
+VECTORS_RATE = 200.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FinetuneSettings:
     """Settings of one fine-tuning.
 
     Attributes:
-        method: "full" trains every weight of the UNet, "lora" low-rank factors beside its attention layers.
+        method: "full" trains every weight of the UNet, "lora" low-rank factors beside its attention layers,
+            "vectors" the subject's 16 vectors alone.
         steps: 40 to 120 in the paper, 76 on average.
         learning_rate: constant. The paper's appendix and the release say 5e-6, its main text 5e-5.
         batch_size: pictures per step.
@@ -55,18 +56,14 @@ class FinetuneSettings:
     weight_decay: float = 0.01
 
     def __post_init__(self):
-        if self.method not in METHODS:
-            raise SubjectError(f"method = {self.method!r} is unknown; choose one of {', '.join(METHODS)}.")
-        _require("steps", self.steps, 1, MAX_STEPS, "the paper uses 40 to 120")
-        _require("learning_rate", self.learning_rate, MIN_LEARNING_RATE, MAX_LEARNING_RATE, "the paper uses 5e-6")
-        _require("batch_size", self.batch_size, 1, MAX_BATCH, "the paper uses 3")
-        _require("rank", self.rank, 1, MAX_RANK, "4 to 32 are usual")
-        _require("seed", self.seed, 0, MAX_SEED, "any whole number will do")
-        _require("background_weight", self.background_weight, 0, 1, "1 counts the whole picture")
-        _require("prior_weight", self.prior_weight, 0, 10, "1 counts class pictures as much as the subject's")
-        _require("ema_decay", self.ema_decay, 0, 0.9999, "0 is off, 0.95 is a mean over about 20 steps")
-
-
-def _require(name: str, value: float, low: float, high: float, hint: str) -> None:
-    if not (math.isfinite(value) and low <= value <= high):
-        raise SubjectError(f"{name} = {value} is not possible; choose {low:g} to {high:g} ({hint}).")
+        require_one_of("method", self.method, METHODS)
+        require_in_range("steps", self.steps, 1, MAX_STEPS, "the paper uses 40 to 120")
+        require_in_range(
+            "learning_rate", self.learning_rate, MIN_LEARNING_RATE, MAX_LEARNING_RATE, "the paper uses 5e-6"
+        )
+        require_in_range("batch_size", self.batch_size, 1, MAX_BATCH, "the paper uses 3")
+        require_in_range("rank", self.rank, 1, MAX_RANK, "4 to 32 are usual")
+        require_in_range("seed", self.seed, 0, MAX_SEED, "any whole number will do")
+        require_in_range("background_weight", self.background_weight, 0, 1, "1 counts the whole picture")
+        require_in_range("prior_weight", self.prior_weight, 0, 10, "1 counts class pictures as much as the subject's")
+        require_in_range("ema_decay", self.ema_decay, 0, 0.9999, "0 is off, 0.95 is a mean over about 20 steps")

@@ -1,7 +1,7 @@
 """The frozen CLIP text encoder, differentiable in what stands at the places of its tokens.
 
 Training sends gradients through all of its layers at every step, into 16 vectors, so it is written for that: functions
-on plain tensors, one fused projection per attention, no padding mask. What it computes is CLIP-L (fact sheet 1.5).
+on plain tensors, one fused projection per attention, no padding mask. What it computes is CLIP-L (docs/method.md 1.5).
 """
 
 from __future__ import annotations
@@ -12,13 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...stable_diffusion.text_encoder import quick_gelu
+
 _EPS = 1e-5
 _LAYER = "encoder.layers."
-
-
-def quick_gelu(x: Tensor) -> Tensor:
-    """x sigmoid(1.702 x), CLIP's activation."""
-    return x * torch.sigmoid(1.702 * x)
 
 
 class FrozenTextEncoder:

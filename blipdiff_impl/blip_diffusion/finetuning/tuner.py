@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..errors import SubjectError
-from .average import RunningMean
-from .draws import Draw, draws
-from .lora import Factors, add_lora
-from .masters import MasterWeights
-from .noise import add_noise, noise_loss
+from ...errors import SubjectError
+from ...stable_diffusion.noise import add_noise, noise_loss
+from ...training.averages import RunningMean
+from ...training.draws import Draw, draws
+from ...training.lora import Factors, add_lora
+from ...training.precision import MasterWeights, gradient_of
 from .optimiser import make_adamw, undo_last_step
 from .pictures import TrainingPictures
 from .settings import MAX_SEED, FinetuneSettings
@@ -29,7 +29,7 @@ class Learned:
 
     Attributes:
         vectors: the subject's, `[1, 16, W]`.
-        weights: of the UNet by name, with method "full".
+        weights: of the UNet by name, with method "full" (with "vectors" neither these nor factors).
         factors: by the name of their layer, with method "lora".
         steps: how many steps are in them.
     """
@@ -70,7 +70,8 @@ class Tuner:
         precision: torch.dtype = torch.float32,
         prior: Prior | None = None,
     ):
-        """Takes over the UNet: with "full" its weights change, with "lora" its attention layers get factors.
+        """Takes over the UNet: with "full" its weights change, with "lora" its attention layers get factors, with
+        "vectors" it stays as it is.
 
         Args:
             unet: float32 weights on the training device.
@@ -135,7 +136,8 @@ class Tuner:
         else:
             unet.requires_grad_(False).to(self._precision)
             self._names, self._masters = [], MasterWeights([], self._precision)
-            self._layers = add_lora(unet, self.settings.rank, self.settings.seed)
+            add = self.settings.method == "lora"
+            self._layers = add_lora(unet, self.settings.rank, self.settings.seed) if add else {}
 
     def _make_draws(self, pictures: TrainingPictures, seed: int) -> Iterator[Draw]:
         shape = tuple(pictures.latents.shape[1:])
@@ -151,7 +153,8 @@ class Tuner:
             prior.backward()
             loss = loss.detach() + prior.detach()
         self._masters.take_gradients()
-        if not self._is_finite(loss):
+        value = self._value(loss)
+        if not math.isfinite(value):
             self._take_back()
             return
         self._average()
@@ -159,7 +162,7 @@ class Tuner:
         self._unaveraged = True
         self._optimiser.zero_grad()
         self._masters.publish()
-        self.losses.append(float(loss.detach()))
+        self.losses.append(value)
 
     def _average(self) -> None:
         """Take the weights into the running mean, once they are known to be good."""
@@ -175,10 +178,11 @@ class Tuner:
         context = context.to(self._precision).expand(len(x_t), -1, -1)
         return noise_loss(self.predict(x_t.to(self._precision), t, context), eps, weights)
 
-    def _is_finite(self, loss: Tensor) -> bool:
-        """Whether loss and gradients are numbers; a step on others would ruin the weights for good."""
-        norms = torch._foreach_norm([tensor.grad for tensor in self._trained])
-        return math.isfinite(float(loss.detach() + 0 * torch.stack(norms).sum()))
+    def _value(self, loss: Tensor) -> float:
+        """The loss; NaN where a gradient is none, since a step on it would ruin the weights for good. The one moment of
+        a step at which a GPU is waited for."""
+        norms = torch._foreach_norm([gradient_of(tensor) for tensor in self._trained])
+        return float(loss.detach() + 0 * torch.stack(norms).sum())
 
     def _take_back(self) -> None:
         """Return to the last weights whose loss was a number, and stop."""

@@ -1,4 +1,4 @@
-"""Which row of the Q-Former may look at which: three patterns (BLIP-2, figure 2; fact sheet 9.1).
+"""Which row of the Q-Former may look at which: three patterns (BLIP-2, figure 2; docs/method.md 9.1).
 
 Rows are queries, then texts. A pattern is bool `[B, L, L]`: row i may look at row j. Padded text is never looked at.
 """

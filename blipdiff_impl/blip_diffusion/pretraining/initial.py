@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from ...errors import CheckpointError, SubjectError
+from ...stable_diffusion.building import build_unet, build_vae
+from ...stable_diffusion.text_encoder import TextEncoder
+from ...weights.opening import open_tensor_file
 from ..checkpoints import Checkpoint, open_checkpoint
 from ..checkpoints.vocabulary import ADDED_PIECE
 from ..config import ModelConfig
-from ..errors import CheckpointError, SubjectError
-from ..pipeline import build_unet, build_vae
 from ..qformer import QFormer
 from ..subject_module import SubjectEncoderModule
-from ..text import TextEncoder
 from .settings import TOY, Stage2Settings, StageSettings
+
+if TYPE_CHECKING:
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 
 @dataclass(frozen=True)
@@ -80,18 +86,18 @@ def load_text_encoder(initial: Initial, settings: Stage2Settings) -> TextEncoder
     return encoder
 
 
-def load_unet(initial: Initial, settings: Stage2Settings) -> nn.Module:
+def load_unet(initial: Initial, settings: Stage2Settings) -> UNet2DConditionModel:
     """The UNet to train; fresh where the settings say so."""
     if "unet" in settings.fresh:
-        from diffusers import UNet2DConditionModel
+        from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
         return UNet2DConditionModel(**initial.config.unet.to_diffusers())
-    return build_unet(initial.config, _floats(initial.checkpoint.part("unet")))
+    return build_unet(initial.config.unet, _floats(initial.checkpoint.part("unet")))
 
 
-def load_vae(initial: Initial) -> nn.Module:
+def load_vae(initial: Initial) -> AutoencoderKL:
     """The frozen autoencoder."""
-    return build_vae(initial.config, _floats(initial.checkpoint.part("vae")))
+    return build_vae(initial.config.vae, _floats(initial.checkpoint.part("vae")))
 
 
 def _encoder(config: ModelConfig, source: Checkpoint, settings: StageSettings) -> SubjectEncoderModule:
@@ -128,8 +134,8 @@ def initialise(module: SubjectEncoderModule) -> None:
 
 @torch.no_grad()
 def copy_text_feed_forward(qformer: QFormer) -> None:
-    """The query rows' feed-forward layers start as copies of the text's (fact sheet 9.1)."""
-    for layer in qformer.encoder.layer:
+    """The query rows' feed-forward layers start as copies of the text's (docs/method.md 9.1)."""
+    for layer in qformer.layers:
         layer.intermediate_query.load_state_dict(layer.intermediate.state_dict())
         layer.output_query.load_state_dict(layer.output.state_dict())
 
@@ -144,13 +150,11 @@ def start_from_bert(qformer: QFormer, path: Path) -> None:
     Raises:
         CheckpointError: no such file, or other sizes.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     try:
-        stored = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"The BERT {path} cannot be read: {error}.") from error
+        file = open_tensor_file(Path(path))
+        stored = file.load(list(file.infos))
+    except CheckpointError as error:
+        raise CheckpointError(f"The BERT {path} cannot be read: {error}") from None
     bert = {name.removeprefix("bert.").replace(".gamma", ".weight").replace(".beta", ".bias"): tensor
             for name, tensor in stored.items()}  # fmt: skip
     for name, weight in qformer.named_parameters():

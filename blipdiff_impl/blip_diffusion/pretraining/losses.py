@@ -1,4 +1,5 @@
-"""Image-text matching: is this the caption of that picture? Asked of true and of hard false pairs (fact sheet 9.1)."""
+"""The three losses of the first stage (paper section 3.2, docs/method.md 9.1): image-text contrast, image-text matching
+and image-grounded captioning."""
 
 from __future__ import annotations
 
@@ -6,10 +7,43 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from .contrastive import Similarities
-from .gathering import gather_values
+from ...training.distributed import gather, gather_values, process, total
+
+
+@dataclass(frozen=True)
+class Similarities:
+    """Local pictures against all texts `[B, N]`, local texts against all pictures `[B, N]`, and who belongs to whom.
+
+    Attributes:
+        own: `[B]`, the column of each row's partner.
+    """
+
+    pictures: Tensor
+    texts: Tensor
+    own: Tensor
+
+
+def similarities(image_rows: Tensor, text_rows: Tensor, temperature: Tensor) -> Similarities:
+    """s(I, T) = max over queries of cosine, divided by the temperature, over the batch of all processes.
+
+    Args:
+        image_rows: projected query rows `[B, queries, D]`, of length 1.
+        text_rows: projected text `[B, D]`, of length 1.
+    """
+    all_images, all_texts = gather(image_rows), gather(text_rows)
+    own = process()[0] * len(text_rows) + torch.arange(len(text_rows), device=text_rows.device)
+    pictures = torch.einsum("bqd,nd->bnq", image_rows, all_texts).amax(-1)
+    texts = torch.einsum("bd,nqd->bnq", text_rows, all_images).amax(-1)
+    return Similarities(pictures / temperature, texts / temperature, own)
+
+
+def contrastive_loss(found: Similarities, smoothing: float) -> Tensor:
+    """Mean of both directions' cross-entropies with label smoothing."""
+    pictures = F.cross_entropy(found.pictures.float(), found.own, label_smoothing=smoothing)
+    texts = F.cross_entropy(found.texts.float(), found.own, label_smoothing=smoothing)
+    return (pictures + texts) / 2
 
 
 @dataclass(frozen=True)
@@ -60,3 +94,42 @@ def make_triples(features: Tensor, ids: Tensor, mask: Tensor, found: Similaritie
 def matching_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy of the mean over queries of their logits `[B, queries, 2]`."""
     return F.cross_entropy(logits.float().mean(1), labels)
+
+
+IGNORED = -100
+
+
+class CaptionHead(nn.Module):
+    """BERT's prediction head: dense, GELU, norm, then the word embeddings themselves and a bias per word."""
+
+    def __init__(self, width: int, vocabulary: int, eps: float):
+        super().__init__()
+        self.dense = nn.Linear(width, width)
+        self.LayerNorm = nn.LayerNorm(width, eps=eps)
+        self.bias = nn.Parameter(torch.zeros(vocabulary))
+
+    def forward(self, rows: Tensor, word_embeddings: Tensor) -> Tensor:
+        """Scores of every word, `[..., vocabulary]`."""
+        return F.linear(self.LayerNorm(F.gelu(self.dense(rows))), word_embeddings, self.bias)
+
+
+def caption_input(ids: Tensor, start: int) -> Tensor:
+    """The caption's word pieces with `[CLS]` replaced by the token that starts captions, `[DEC]`."""
+    return torch.cat([torch.full_like(ids[:, :1], start), ids[:, 1:]], dim=1)
+
+
+def next_words(ids: Tensor, mask: Tensor) -> Tensor:
+    """What each row of `ids` `[B, T]` should predict; `IGNORED` where nothing or padding follows."""
+    following = ids[:, 1:].masked_fill(mask[:, 1:] == 0, IGNORED)
+    return torch.cat([following, torch.full_like(ids[:, :1], IGNORED)], dim=1)
+
+
+def captioning_loss(scores: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+    """Mean cross-entropy over the words of all processes' captions.
+
+    Captions differ in length; each process divides by the mean count, so that the mean over processes is right.
+    """
+    words = total((targets != IGNORED).sum().float()) / process()[1]
+    scores, targets = scores.float().flatten(0, 1), targets.flatten()
+    losses = F.cross_entropy(scores, targets, ignore_index=IGNORED, label_smoothing=smoothing, reduction="sum")
+    return losses / words

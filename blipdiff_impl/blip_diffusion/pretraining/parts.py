@@ -1,13 +1,47 @@
-"""Trained weights, by the names of the training modules, as the parts of a checkpoint."""
+"""The parts of a model in pre-training: those that are frozen, and the names that each has in a file."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from ..image_tower import ImageTower
 from ..subject_module import SubjectEncoderModule
-from .frozen import FrozenParts
 from .initial import Initial
+
+if TYPE_CHECKING:
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+
+class FrozenParts:
+    """Tower and autoencoder on a device, outside of what is trained, stored or shared between processes."""
+
+    def __init__(self, tower: ImageTower, vae: AutoencoderKL | None, scaling: float):
+        self.tower = tower.requires_grad_(False).eval()
+        self.vae = None if vae is None else vae.requires_grad_(False).eval()
+        self._scaling = scaling
+
+    def to(self, device: torch.device) -> FrozenParts:
+        """Move them; returns itself."""
+        self.tower.to(device)
+        if self.vae is not None:
+            self.vae.to(device)
+        return self
+
+    @torch.no_grad()
+    def features(self, pixels: Tensor) -> Tensor:
+        """The tower's rows before its last norm (which is trained), `[B, P, W]`."""
+        rows = self.tower.pre_layernorm(self.tower.embeddings(pixels))
+        return self.tower.encoder(inputs_embeds=rows).last_hidden_state
+
+    @torch.no_grad()
+    def latents(self, pictures: Tensor) -> Tensor:
+        """Scaled latent means of pictures `[B, 3, S, S]` in -1..1."""
+        assert self.vae is not None  # the first stage has none, and no latents
+        return self.vae.encode(pictures).latent_dist.mean.float() * self._scaling
+
 
 _NORM = "image_norm."
 _TEXT = "text_encoder.clip."

@@ -1,4 +1,4 @@
-"""Training prompts as rows of 77 ids, with room for the subject vectors (paper section 3.3; fact sheet 3.3, 9.2)."""
+"""Training prompts as chunks of 77 ids, with room for the subject (paper section 3.3; docs/method.md 3.3, 9.2)."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..prompt import ROW_POSITIONS, SENTINEL, compose
-from ..tokenizers import CLIP_END, CLIP_START, clip_ids, normalise_category
-from .samples import Sample
+from ...prompts.rows import ROW, ROW_POSITIONS, SENTINEL, compose
+from ...prompts.tokenizers import CLIP_END, CLIP_START, clip_ids, normalise_category
+from ...training.samples import Sample
 from .settings import Stage2Settings
 
 REPETITIONS = (1, 2, 3, 20)
@@ -55,5 +55,5 @@ def _row(before: list[int], after: list[int], vectors: int) -> PromptRow:
     words = ROW_POSITIONS - vectors
     before, after = before[:words], after[: max(0, words - len(before))]
     ids = [CLIP_START, *before, *[CLIP_END] * vectors, *after]
-    ids += [CLIP_END] * (ROW_POSITIONS + 2 - len(ids))
+    ids += [CLIP_END] * (ROW - len(ids))
     return PromptRow(np.array(ids), len(before) + 1 if vectors else 1, vectors > 0)

@@ -10,10 +10,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..subject_module import SubjectEncoderModule
-from .captioning import CaptionHead, caption_input, captioning_loss, next_words
-from .contrastive import contrastive_loss, similarities
-from .matching import make_triples, matching_loss
-from .patterns import bidirectional, multimodal_causal, side_by_side, unimodal
+from .attention_patterns import bidirectional, multimodal_causal, side_by_side, unimodal
+from .losses import (
+    CaptionHead,
+    caption_input,
+    captioning_loss,
+    contrastive_loss,
+    make_triples,
+    matching_loss,
+    next_words,
+    similarities,
+)
 from .settings import Stage1Settings
 
 
@@ -50,7 +57,7 @@ class Stage1Model(nn.Module):
         self.text_projection = nn.Linear(sizes.hidden_size, settings.embedding_size)
         self.match_head = nn.Linear(sizes.hidden_size, 2)
         self.caption_head = CaptionHead(sizes.hidden_size, sizes.vocab_size, sizes.layer_norm_eps)
-        self.temperature = nn.Parameter(torch.tensor(settings.temperature))
+        self.temperature = nn.Parameter(torch.tensor([settings.temperature]))  # a row: FSDP2 shards no single numbers
         self._range = settings.temperature_low, settings.temperature_high
         self._smoothing = settings.label_smoothing
         self._start = caption_start

@@ -9,15 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...prompts.tokenizers import WordPieceTokenizer
+from ...training.samples import Sample
 from ..checkpoints import write_single_file
-from ..tokenizers import WordPieceTokenizer
-from .frozen import FrozenParts
 from .initial import load_initial
-from .naming import subject_encoder_part
+from .parts import FrozenParts, subject_encoder_part
 from .pictures import crop_for_tower
-from .samples import Sample
 from .settings import Stage1Settings
-from .stage1 import Stage1Batch, Stage1Model
+from .stage1_model import Stage1Batch, Stage1Model
 
 _UNLIMITED = 1_000_000
 
@@ -49,7 +48,7 @@ class CaptionPieces:
 
 
 class Stage1Task:
-    """See the module; `Stage2Task` has the same public names."""
+    """See the module, and `training.task` for what a task is."""
 
     result = "subject_encoder.safetensors"
     slow: tuple[str, ...] = ()

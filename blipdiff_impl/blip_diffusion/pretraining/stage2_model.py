@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from ..finetuning.noise import add_noise
+from ...stable_diffusion.noise import add_noise
+from ...stable_diffusion.text_encoder import TextEncoder
 from ..subject_module import SubjectEncoderModule
-from ..text import TextEncoder
 from .settings import Stage2Settings
+
+if TYPE_CHECKING:
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 
 @dataclass(frozen=True)
@@ -19,7 +23,7 @@ class Stage2Batch:
     """Subjects, prompts and noised targets.
 
     Attributes:
-        features: rows of the frozen tower for the subject on another ground, `[B, P, W]`.
+        features: rows of the frozen tower for the subject on another background, `[B, P, W]`.
         words, word_mask: word pieces of the category `[B, T]`.
         ids: prompts `[B, 77]`.
         places: positions of the subject vectors `[B, queries]`.
@@ -47,7 +51,11 @@ class Stage2Model(nn.Module):
     """Everything that the second stage trains. `forward` gives the loss of noise prediction."""
 
     def __init__(
-        self, encoder: SubjectEncoderModule, text_encoder: TextEncoder, unet: nn.Module, settings: Stage2Settings
+        self,
+        encoder: SubjectEncoderModule,
+        text_encoder: TextEncoder,
+        unet: UNet2DConditionModel,
+        settings: Stage2Settings,
     ):
         super().__init__()
         self.qformer = encoder.qformer
@@ -73,17 +81,3 @@ class Stage2Model(nn.Module):
 
     def after_step(self) -> None:
         """Nothing to keep in a range."""
-
-
-def error_weights(alphas: Tensor, cells: Tensor, min_snr: float, mask_weight: float) -> Tensor:
-    """`[B, 1, h, w]`: min(SNR, gamma) / SNR (Hang et al. 2023, for noise prediction), more inside the subject.
-
-    Args:
-        cells: share of subject in each latent cell, `[B, 1, h, w]`.
-        min_snr: gamma; 0 leaves all timesteps alike.
-    """
-    weights = 1 + mask_weight * cells
-    if not min_snr:
-        return weights
-    snr = alphas / (1 - alphas)
-    return weights * (snr.clamp(max=min_snr) / snr)[:, None, None, None]

@@ -11,29 +11,30 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from ...pictures.pixels import to_uint8
+from ...prompts.tokenizers import WordPieceTokenizer, normalise_category
+from ...stable_diffusion.noise import TRAIN_TIMESTEPS, alphas_bar, error_weights
+from ...stable_diffusion.text_encoder import TextEncoder
+from ...training.grids import picture_grid
+from ...training.samples import BrokenSample, Sample
+from ...training.targets import collated_targets, latents_of, mask_cells, ready_latent, target_square
 from ..checkpoints import write_single_file
-from ..finetuning.draws import TRAIN_TIMESTEPS
-from ..finetuning.noise import alphas_bar
 from ..pipeline import SubjectPipeline
 from ..subject_module import SubjectEncoderModule
-from ..text import TextEncoder
-from ..tokenizers import WordPieceTokenizer, normalise_category
-from .frozen import FrozenParts
 from .initial import load_initial, load_text_encoder, load_unet, load_vae
-from .naming import subject_encoder_part, text_encoder_part, unet_part
-from .pictures import crop_for_tower, mask_cells, picture_grid, target_square
+from .parts import FrozenParts, subject_encoder_part, text_encoder_part, unet_part
+from .pictures import crop_for_tower
 from .prompt_rows import draw_row
-from .samples import BrokenSample, Sample
 from .settings import Stage2Settings
-from .stage2 import Stage2Batch, Stage2Model, error_weights
+from .stage2_model import Stage2Batch, Stage2Model
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Stage2Example:
     """One sample, ready.
 
     Attributes:
-        pixels: the subject on another ground, `[3, S, S]`; target: `[3, P, P]`, or the latent `[4, h, w]`.
+        pixels: the subject on another background, `[3, S, S]`; target: `[3, P, P]`, or the latent `[4, h, w]`.
         words: word pieces of the category `[T]`; ids: the prompt `[77]`; place: of the first subject vector.
         time, noise, cells: timestep, `[4, h, w]`, and the mask's share in each latent cell `[1, h, w]`.
     """
@@ -50,7 +51,7 @@ class Stage2Example:
 
 
 class Stage2Task:
-    """See the module; `Stage1Task` has the same public names."""
+    """See the module, and `training.task` for what a task is; draws sample grids too."""
 
     result = "model.safetensors"
     slow = ("qformer.", "proj_layer.", "image_norm.")
@@ -85,23 +86,23 @@ class Stage2Task:
         caption = sample.captions[rng.integers(len(sample.captions))]
         row = draw_row(sample, caption, config.qformer.num_query_tokens, settings, rng)
         return Stage2Example(
-            crop_for_tower(sample.composite, config.image_tower.image_size, settings.crop_low, settings.flip, rng),
-            self._target(sample),
-            torch.tensor(self._tokenizer.ids([normalise_category(sample.category)])[0]),
-            torch.from_numpy(row.ids),
-            torch.tensor(row.place),
-            torch.tensor(row.has_subject),
-            torch.tensor(int(rng.integers(TRAIN_TIMESTEPS))),
-            torch.from_numpy(rng.standard_normal(self._latent_shape, dtype=np.float32)),
-            mask_cells(sample.mask, self._latent_shape[-1]),
+            # In this order, which is that of the draws.
+            pixels=crop_for_tower(
+                sample.composite, config.image_tower.image_size, settings.crop_low, settings.flip, rng
+            ),
+            target=self._target(sample),
+            words=torch.tensor(self._tokenizer.ids([normalise_category(sample.category)])[0]),
+            ids=torch.from_numpy(row.ids),
+            place=torch.tensor(row.place),
+            has_subject=torch.tensor(row.has_subject),
+            time=torch.tensor(int(rng.integers(TRAIN_TIMESTEPS))),
+            noise=torch.from_numpy(rng.standard_normal(self._latent_shape, dtype=np.float32)),
+            cells=mask_cells(sample.mask, self._latent_shape[-1]),
         )
 
     def _target(self, sample: Sample) -> Tensor:
-        if sample.latent is None:
-            return target_square(sample.picture, self.initial.config.picture_size)
-        if sample.latent.shape != self._latent_shape:
-            raise BrokenSample(f"{sample.key}: the latent is {sample.latent.shape}, not {self._latent_shape}.")
-        return torch.from_numpy(sample.latent)
+        latent = ready_latent(sample, self._latent_shape)
+        return target_square(sample.picture, self.initial.config.picture_size) if latent is None else latent
 
     @staticmethod
     def collate(examples: list[Stage2Example]) -> dict[str, Tensor]:
@@ -110,11 +111,7 @@ class Stage2Task:
         raw = {name: torch.stack([getattr(e, name) for e in examples]) for name in names}
         raw["words"] = pad_sequence([e.words for e in examples], batch_first=True)
         raw["word_mask"] = pad_sequence([torch.ones_like(e.words) for e in examples], batch_first=True)
-        for name, channels in (("pictures", 3), ("latents", 4)):
-            rows = [i for i, e in enumerate(examples) if len(e.target) == channels]
-            if rows:
-                raw[name], raw[f"{name}_rows"] = torch.stack([examples[i].target for i in rows]), torch.tensor(rows)
-        return raw
+        return raw | collated_targets([e.target for e in examples])
 
     def batch(self, raw: dict[str, Tensor]) -> Stage2Batch:
         """What the model takes."""
@@ -127,20 +124,12 @@ class Stage2Task:
             ids=raw["ids"],
             places=raw["place"][:, None] + offsets,
             has_subject=raw["has_subject"],
-            latents=self._latents(raw),
+            latents=latents_of(raw, self.frozen.latents, raw["noise"]),
             noise=raw["noise"],
             times=raw["time"],
             alphas=alphas,
             weights=error_weights(alphas, raw["cells"], self.settings.min_snr, self.settings.mask_weight),
         )
-
-    def _latents(self, raw: dict[str, Tensor]) -> Tensor:
-        latents = torch.empty_like(raw["noise"])
-        if "latents" in raw:
-            latents[raw["latents_rows"]] = raw["latents"]
-        if "pictures" in raw:
-            latents[raw["pictures_rows"]] = self.frozen.latents(raw["pictures"])
-        return latents
 
     def parts(self, state: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
         """All parts of the model under canonical names."""
@@ -169,12 +158,13 @@ class Stage2Task:
             context, empty = model.context(batch), model.text_encoder.encode_plain("")
             settings = self.settings
             latents = pipeline.denoise(batch.noise, context, empty, settings.sample_steps, settings.sample_guidance)
-            drawn = pipeline.decode(latents).mul(255).round().byte().numpy()
-        return picture_grid([s.composite for s in samples], [s.picture for s in samples], list(drawn))
+            drawn = to_uint8(pipeline.decode(latents))
+        composites = [s.composite for s in samples if s.composite is not None]  # `prepare` refuses others
+        return picture_grid(composites, [s.picture for s in samples], list(drawn))
 
     def _model_of(self, state: dict[str, Tensor]) -> Stage2Model:
         """A model of its own with these weights, so that training is not touched."""
-        from diffusers import UNet2DConditionModel
+        from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
         config = self.initial.config
         unet = UNet2DConditionModel(**config.unet.to_diffusers())
@@ -188,7 +178,7 @@ def _freeze_unused(model: Stage2Model, settings: Stage2Settings) -> None:
 
     The last layer's text rows go nowhere, and without subject text no text row does.
     """
-    layers = list(model.qformer.encoder.layer)
+    layers = model.qformer.layers
     for layer in layers[-1:] if settings.subject_text else layers:
         layer.intermediate.requires_grad_(False)
         layer.output.requires_grad_(False)

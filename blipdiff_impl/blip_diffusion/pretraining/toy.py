@@ -11,23 +11,14 @@ from functools import lru_cache
 import numpy as np
 import torch
 
+from ...stable_diffusion.text_encoder import TextEncoder
+from ...toy_world import prompts
+from ...toy_world.bank import CACHE, open_bank
+from ...toy_world.colour import rgb_to_lab
+from ...toy_world.render import render_picture, render_reference
+from ...toy_world.world import BACKGROUND_NAMES, BACKGROUNDS, RGB, ToySubject, captions, subject_from_seed, vocabulary
+from ...training.samples import Sample
 from ..checkpoints.vocabulary import ADDED_PIECE
-from ..text import TextEncoder
-from ..toybox import prompts
-from ..toybox.bank import open_bank
-from ..toybox.colour import rgb_to_lab
-from ..toybox.render import render_picture, render_reference
-from ..toybox.training import CACHE
-from ..toybox.world import (
-    BACKGROUND_NAMES,
-    BACKGROUNDS,
-    RGB,
-    ToySubject,
-    captions,
-    subject_from_seed,
-    vocabulary,
-)
-from .samples import Sample
 
 COLOURS = {
     "red": (220, 40, 40), "orange": (240, 140, 40), "yellow": (235, 220, 60), "green": (70, 180, 70),

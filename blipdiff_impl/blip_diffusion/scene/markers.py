@@ -9,9 +9,9 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
-from ..errors import SubjectError
-from ..prompt import SENTINEL
-from ..tokenizers import normalise_category
+from ...errors import SubjectError, excerpt, first_few
+from ...prompts.rows import SENTINEL, check_length
+from ...prompts.tokenizers import normalise_category
 
 SOCKETS = ("a", "b", "c", "d")
 _MARKER = re.compile(r"\{([^{}]*)\}")
@@ -62,7 +62,8 @@ def parse(prompt: str, categories: Mapping[str, str]) -> Scene:
     """
     words = {socket: normalise_category(category) for socket, category in categories.items()}
     if not prompt.strip():
-        raise SubjectError(f"The prompt is empty (given: {prompt!r}). Write, for example, {_example(words)!r}.")
+        raise SubjectError(f"The prompt is empty (given: {excerpt(prompt)}). Write, for example, {_example(words)!r}.")
+    check_length("The prompt", prompt)
     # split() gives text, marker, text, marker, ..., text
     texts, names = _MARKER.split(prompt)[::2], _MARKER.split(prompt)[1::2]
     sockets = tuple(_socket(name, words) for name in names)
@@ -70,9 +71,40 @@ def parse(prompt: str, categories: Mapping[str, str]) -> Scene:
         if (times := sockets.count(socket)) != 1:
             raise SubjectError(
                 f"subject_{socket} ({word}) stands in the prompt {times} times; write its marker, {{{word}}} or "
-                f"{{{socket}}}, once. The prompt is {prompt!r}."
+                f"{{{socket}}}, once. The prompt is {excerpt(prompt)}."
             )
     return Scene(tuple(texts), sockets, words)
+
+
+def check_markers(prompt: str, connected: Collection[str]) -> None:
+    """What can be said of a prompt before it is known what the subjects are.
+
+    Args:
+        connected: letters of the sockets with a subject.
+
+    Raises:
+        SubjectError: an empty prompt, the letter of a socket without subject or one written twice, more or fewer
+            markers than subjects.
+    """
+    if not prompt.strip():
+        example = _example(dict.fromkeys(connected, ""))
+        raise SubjectError(f"The prompt is empty (given: {excerpt(prompt)}). Write, for example, {example!r}.")
+    check_length("The prompt", prompt)
+    names = [" ".join(name.lower().split()) for name in _MARKER.findall(prompt)]
+    there = ", ".join(f"{{{socket}}}" for socket in connected)
+    for name in dict.fromkeys(names):
+        if name in SOCKETS and name not in connected:
+            raise SubjectError(
+                f"The prompt has the marker {{{name}}}, but subject_{name} is not connected. Connect it, or take the "
+                f"marker out. There are: {there}."
+            )
+        if name in SOCKETS and (times := names.count(name)) > 1:
+            raise SubjectError(f"The prompt has the marker {{{name}}} {times} times. Write it once.")
+    if len(names) != len(connected):
+        raise SubjectError(
+            f"The prompt has {len(names)} markers for {len(connected)} subjects: {excerpt(prompt)}. Write one marker "
+            f"for each, its category in braces or its letter: {there}."
+        )
 
 
 def _socket(name: str, words: Mapping[str, str]) -> str:
@@ -85,11 +117,13 @@ def _socket(name: str, words: Mapping[str, str]) -> str:
         return meant[0]
     if meant:
         letters = " and ".join(f"{{{socket}}}" for socket in meant)
-        raise SubjectError(f"{{{name}}} could be any of the subjects {letters}; write these letters instead.")
+        raise SubjectError(
+            f"{{{first_few([name])}}} could be any of the subjects {letters}; write these letters instead."
+        )
     connected = ", ".join(f"{{{socket}}} or {{{word}}}" for socket, word in words.items())
     raise SubjectError(
-        f"The prompt has the marker {{{name}}}, but no such subject is connected. There are: {connected}. Other "
-        "braces cannot stand in this prompt."
+        f"The prompt has the marker {{{first_few([name])}}}, but no such subject is connected. There are: "
+        f"{connected}. Other braces cannot stand in this prompt."
     )
 
 

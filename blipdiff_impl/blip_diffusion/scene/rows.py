@@ -7,17 +7,18 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..errors import SubjectError
-from ..prompt import ROW_POSITIONS, Token
-
-_ROW = ROW_POSITIONS + 2  # with start and end
+from ...errors import SubjectError
+from ...prompts.rows import ROW, ROW_POSITIONS, Token, find_tokens
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Attributes:
-    rows: at most 75 positions each, without start and end.
-    spans: first column and the one past the last of each subject, vectors and word, in the encoded rows side by side.
+    """A prompt with several subjects as chunks of tokens, and where each subject stands.
+
+    Attributes:
+        rows: at most 75 positions each, without start and end.
+        spans: first column and the one past the last of each subject, vectors and word, in the encoded chunks side by
+            side.
     """
 
     rows: list[list[Token]]
@@ -25,7 +26,10 @@ class Layout:
 
 
 def lay_out(
-    tokens: list[Token], sentinel_ids: list[int], subjects: Sequence[Tensor | None], words: Sequence[list[int]]
+    tokens: list[Token],
+    sentinel_ids: Sequence[int | Tensor],
+    subjects: Sequence[Tensor | None],
+    words: Sequence[Sequence[int | Tensor]],
 ) -> Layout:
     """Put each subject where its word stands in the text and break the text into rows, never inside a subject.
 
@@ -39,10 +43,16 @@ def lay_out(
         SubjectError: a subject's place is not found in the tokens, or its word is too long for a row.
     """
     rows: list[list[Token]] = [[]]
+    items = [item for item, _ in tokens]
     spans, place = [], 0
     for vectors, word in zip(subjects, words, strict=True):
-        sought = sentinel_ids + word
-        start = _find(sought, tokens, place)
+        sought = [*sentinel_ids, *word]
+        start = next(find_tokens(items, sought, place), None)
+        if start is None:
+            raise SubjectError(
+                "A subject's place was lost when the prompt became tokens. Keep markers out of `embedding:` names and "
+                "put spaces around them."
+            )
         _append(rows, [[token] for token in tokens[place:start]])
         place = start + len(sought)
         block = tokens[place - len(word) : place]
@@ -50,11 +60,11 @@ def lay_out(
             block = [(vector, tokens[start][1]) for vector in vectors] + block
         if len(block) > ROW_POSITIONS:
             raise SubjectError(
-                f"A subject and its category take {len(block)} positions, a row has {ROW_POSITIONS}. Name the category "
-                "in a word or two."
+                f"A subject and its category take {len(block)} positions, a chunk has {ROW_POSITIONS}. Name the "
+                "category in a word or two."
             )
         _append(rows, [block])
-        end = _ROW * (len(rows) - 1) + 1 + len(rows[-1])
+        end = ROW * (len(rows) - 1) + 1 + len(rows[-1])
         spans.append((end - len(block), end))
     _append(rows, [[token] for token in tokens[place:]])
     return Layout(rows, spans)
@@ -66,14 +76,3 @@ def _append(rows: list[list[Token]], units: list[list[Token]]) -> None:
         if len(rows[-1]) + len(unit) > ROW_POSITIONS:
             rows.append([])
         rows[-1] += unit
-
-
-def _find(sought: list[int], tokens: list[Token], first: int) -> int:
-    for start in range(first, len(tokens) - len(sought) + 1):
-        items = [item for item, _ in tokens[start : start + len(sought)]]
-        if all(isinstance(item, int) for item in items) and items == sought:
-            return start
-    raise SubjectError(
-        "A subject's place was lost when the prompt became tokens. Keep markers out of `embedding:` names and put "
-        "spaces around them."
-    )

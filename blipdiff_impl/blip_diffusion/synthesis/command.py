@@ -7,17 +7,17 @@ import logging
 from dataclasses import asdict, fields
 from pathlib import Path
 
-from ..errors import SubjectError
+from ...ray_session import check_workers
 from . import lists_command
-from .manifest import Manifest
-from .progress import Speed
-from .settings import SynthesisSettings
-from .synthesise import Sources, synthesise
+from .sharding.manifest import Manifest
+from .sharding.settings import SynthesisSettings
+from .sharding.speed import Speed
+from .sharding.synthesise import Sources, synthesise
 
 _HELP = {
     "seed": "of backgrounds and their crops",
     "picture_side": "shorter side of the original",
-    "composite_side": "shorter side of the subject on its new ground",
+    "composite_side": "shorter side of the subject on its new background",
     "working_side": "longer side that alpha is solved at",
     "edge": "half the unknown band around a given mask, part of the picture's size",
     "foreground_threshold": "of CLIPSeg's stretched confidence: above is subject",
@@ -28,6 +28,7 @@ _HELP = {
     "quality": "of the JPEG files",
     "shard_samples": "samples of a shard",
 }
+
 
 log = logging.getLogger(__name__)
 
@@ -41,10 +42,10 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 
 def _add_shards(subcommands: argparse._SubParsersAction) -> None:
-    parser = subcommands.add_parser("shards", help="cut subjects out, put them on other grounds, write shards")
+    parser = subcommands.add_parser("shards", help="cut subjects out, put them on other backgrounds, write shards")
     parser.add_argument("list", help="photos with captions, JSON Lines")
     parser.add_argument("--backgrounds", required=True, help="folder of pictures to put subjects on")
-    parser.add_argument("--out", required=True, help="folder of the shards; a broken-off run goes on there")
+    parser.add_argument("--out", required=True, help="folder of the shards; an interrupted run resumes there")
     parser.add_argument("--clipseg", help="folder of CLIPSeg, for photos without a mask")
     parser.add_argument("--workers", type=int, default=0, help="Ray processes (default: none, a plain loop)")
     parser.add_argument("--ray-address", default="", help="a Ray cluster (default: one on this computer)")
@@ -58,11 +59,8 @@ def _add_shards(subcommands: argparse._SubParsersAction) -> None:
 
 
 def run_shards(options: argparse.Namespace) -> None:
-    """Make the shards and say what came of it."""
-    if options.workers < 0:
-        raise SubjectError(f"--workers {options.workers} is not possible; it may be 0 (a plain loop) or more.")
-    if options.ray_address and not options.workers:
-        raise SubjectError("--ray-address goes with --workers: say how many processes the cluster should run.")
+    """Make the shards and report counts."""
+    check_workers(options.workers, options.ray_address)
     clipseg = Path(options.clipseg) if options.clipseg else None
     sources = Sources(Path(options.list), Path(options.backgrounds), clipseg)
     settings = SynthesisSettings(**{name: getattr(options, name) for name in asdict(SynthesisSettings())})

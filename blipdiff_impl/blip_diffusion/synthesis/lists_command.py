@@ -7,15 +7,15 @@ import logging
 from itertools import chain
 from pathlib import Path
 
-from ..errors import SubjectError
-from ..evaluation.towers import ClipTower
-from ..files import write_json
-from .caption_files import CaptionFile
-from .captioning import Captioner, SamplingSettings
-from .captioning_run import CaptionSources, caption_list, require_new
-from .captions import CaptionJudge
-from .open_images import read_boxes, read_classes
-from .open_images_rules import FilterReport, FilterSettings, choose_photos
+from ...errors import SubjectError
+from ...files import require_writable_folder, write_json
+from ...pictures.towers import ClipTower
+from .captioning.files import CaptionFile
+from .captioning.judge import CaptionJudge
+from .captioning.model import Captioner, SamplingSettings
+from .captioning.run import CaptionSources, caption_list, require_new
+from .filtering.open_images import read_boxes, read_classes
+from .filtering.open_images_rules import FilterReport, FilterSettings, choose_photos
 from .photo_list import write_photos
 
 _RULES, _SAMPLING = FilterSettings(), SamplingSettings()
@@ -48,7 +48,7 @@ def _add_filter(parser: argparse.ArgumentParser) -> None:
 def _add_caption(parser: argparse.ArgumentParser) -> None:
     shown = "(default: %(default)s)"
     parser.add_argument("list", help="photos, JSON Lines")
-    parser.add_argument("--out", required=True, metavar="JSONL", help="the list to write; a killed run goes on")
+    parser.add_argument("--out", required=True, metavar="JSONL", help="the list to write; a killed run resumes")
     parser.add_argument("--captions", metavar="FILE", help="CSV or JSON Lines with key or image, and caption")
     parser.add_argument("--captioner", metavar="FOLDER", help="of a BLIP, BLIP-2 or GIT model")
     parser.add_argument("--clip", metavar="FOLDER", help="of a CLIP model, which puts the captions in order")
@@ -70,6 +70,9 @@ def run_filter(options: argparse.Namespace) -> None:
     settings = FilterSettings(**values, **named)
     boxes, out, images = [Path(path) for path in options.boxes], Path(options.out), Path(options.images)
     _require_apart(options)
+    for path in (options.out, options.report):
+        if path:
+            require_writable_folder(Path(path).parent)
     if not images.is_dir():
         raise SubjectError(f"There is no folder {images}. --images is the folder with IMAGEID.jpg.")
     classes = read_classes(Path(options.classes))
@@ -101,6 +104,7 @@ def run_caption(options: argparse.Namespace) -> None:
     """Write the list with captions."""
     photo_list, out = Path(options.list), Path(options.out)
     require_new(out)
+    require_writable_folder(out.parent)
     sampling = SamplingSettings(options.samples, options.top_p, options.min_tokens, options.max_tokens, options.seed)
     sources = CaptionSources(
         CaptionFile(Path(options.captions)) if options.captions else None,

@@ -7,15 +7,23 @@ folder needs no files beside configuration and weights.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..errors import CheckpointError, SubjectError
-from ..tokenizers import CLIP_END, CLIP_START, clip_ids, normalise_category
+from ...errors import CheckpointError, SubjectError, first_few
+from ...files import as_tensor
+from ...prompts.tokenizers import CLIP_END, CLIP_START, clip_ids, normalise_category
+from ...weights.folders import read_config
+from ...weights.safetensors_file import SafetensorsFile
+from ...weights.transformers_folder import load_network
+from ..pixels import to_pillow
+
+if TYPE_CHECKING:
+    from transformers import CLIPSegForImageSegmentation
 
 CONFIG_FILE, WEIGHTS_FILE = FILES = "config.json", "model.safetensors"
 
@@ -26,37 +34,33 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LEAST_CONFIDENCE = 0.1
 
 
-def load_clipseg(folder: str | Path) -> nn.Module:
+def load_clipseg(folder: str | Path) -> CLIPSegForImageSegmentation:
     """The segmenter of a folder with `FILES`, on the CPU, in evaluation mode.
 
     Raises:
         CheckpointError: files are missing or damaged, or hold another network; says which weights do not fit.
     """
-    from huggingface_hub import errors
-    from safetensors import SafetensorError
-    from transformers import CLIPSegForImageSegmentation
-
-    # Newer releases check a configuration's types, with an error that is no ValueError.
-    wrong_type = getattr(errors, "StrictDataclassError", TypeError)
-
     folder = Path(folder)
     if missing := [name for name in FILES if not (folder / name).is_file()]:
         raise CheckpointError(
             f"The CLIPSeg folder {folder} has no {' and no '.join(missing)}. It should hold {' and '.join(FILES)} of "
             "CIDAS/clipseg-rd64-refined."
         )
-    try:
-        network, report = CLIPSegForImageSegmentation.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, ignore_mismatched_sizes=True, output_loading_info=True
-        )
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError, wrong_type) as error:
-        raise CheckpointError(f"The CLIPSeg model in {folder} cannot be read: {error}. Download it again.") from error
+    read_config(folder / CONFIG_FILE)
+    SafetensorsFile(folder / WEIGHTS_FILE)
+    complaint = (
+        f"The CLIPSeg model in {folder} cannot be read: {CONFIG_FILE} states what no CLIPSeg has, or belongs to other "
+        "weights. Download both again."
+    )
+    network, report = load_network(
+        folder, "CLIPSegForImageSegmentation", complaint, use_safetensors=True, ignore_mismatched_sizes=True
+    )
     _require_all_weights(folder, report)
-    return network.requires_grad_(False).eval()
+    return network
 
 
 @torch.no_grad()
-def confidence(network: nn.Module, photo: Tensor, category: str) -> Tensor:
+def confidence(network: CLIPSegForImageSegmentation, photo: Tensor, category: str) -> Tensor:
     """Probability `[H, W]`, 0..1, that a pixel belongs to the category.
 
     Args:
@@ -68,7 +72,8 @@ def confidence(network: nn.Module, photo: Tensor, category: str) -> Tensor:
     """
     parameter = next(network.parameters())
     pixels = pixels_of(photo).to(parameter.device, parameter.dtype)
-    ids = category_ids(category, network.config.text_config.max_position_embeddings).to(parameter.device)
+    sizes: Any = network.config.text_config  # annotated as what it is made from
+    ids = category_ids(category, sizes.max_position_embeddings).to(parameter.device)
     logits = network(input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values=pixels).logits
     found = torch.sigmoid(logits.float()).reshape(1, 1, *logits.shape[-2:]).cpu()
     if not found.max() >= LEAST_CONFIDENCE:
@@ -81,9 +86,8 @@ def confidence(network: nn.Module, photo: Tensor, category: str) -> Tensor:
 
 def pixels_of(photo: Tensor) -> Tensor:
     """`[H, W, 3]` in 0..1 to `[1, 3, 352, 352]`: Pillow's bilinear resize on 8-bit pixels, mean and deviation."""
-    picture = Image.fromarray((photo * 255).round().to("cpu", torch.uint8).numpy())
-    squashed = np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.BILINEAR), dtype=np.float32) / 255
-    return ((torch.from_numpy(squashed) - torch.tensor(MEAN)) / torch.tensor(STD)).permute(2, 0, 1)[None]
+    squashed = as_tensor(to_pillow(photo).resize((SIDE, SIDE), Image.Resampling.BILINEAR))
+    return ((squashed - torch.tensor(MEAN)) / torch.tensor(STD)).permute(2, 0, 1)[None]
 
 
 def category_ids(category: str, positions: int = 77) -> Tensor:
@@ -107,8 +111,7 @@ def _require_all_weights(folder: Path, report: dict) -> None:
         f"{name} is {list(found)} instead of {list(due)}" for name, found, due in sorted(report["mismatched_keys"])
     ]
     if wrong:
-        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise CheckpointError(
-            f"The weights in {folder} are not those of this CLIPSeg: {'; '.join(wrong[:3])}{more}. Take config.json "
+            f"The weights in {folder} are not those of this CLIPSeg: {first_few(wrong, 3, '; ')}. Take config.json "
             "and model.safetensors from the same download."
         )

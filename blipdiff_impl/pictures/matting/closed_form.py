@@ -14,11 +14,12 @@ from collections.abc import Callable
 import numpy as np
 
 from .library import load_pymatting
+from .trimap import surroundings
 
 # Relative residual at which the iteration ends. Alpha is then within 1e-3 of the converged one on average.
 TOLERANCE = 2e-4
 BLOCK = 8  # pixels a side of a piece with one affine function; 6 and 12 take longer in all
-_WINDOW_REACH = 2  # two pixels that far apart still share a 3x3 window
+WINDOW_REACH = 2  # two pixels that far apart still share a 3x3 window
 
 
 def solve_alpha(photo: np.ndarray, trimap: np.ndarray) -> np.ndarray:
@@ -35,22 +36,14 @@ def solve_alpha(photo: np.ndarray, trimap: np.ndarray) -> np.ndarray:
     alpha = np.array(trimap, dtype=np.float64)
     if not unknown.any():
         return alpha
-    box = _box(unknown)
+    # What counts is the unknown pixels and all that share a window with one.
+    box = surroundings(unknown, WINDOW_REACH)
     photo, unknown = np.asarray(photo[box], dtype=np.float64), unknown[box]
     system, right = _linear_system(photo, trimap[box], unknown)
     # Without the absolute bound a system that is solved by zero (unknown pixels beside background only) divides 0 by 0.
     solution = load_pymatting().cg(system, right, rtol=TOLERANCE, atol=1e-12, M=_preconditioner(system, photo, unknown))
     alpha[box][unknown] = solution.clip(0, 1)
     return alpha
-
-
-def _box(unknown: np.ndarray) -> tuple[slice, slice]:
-    """The part of the picture that has a say: the unknown pixels and all that share a window with one."""
-    slices = []
-    for axis in (1, 0):
-        places = np.flatnonzero(unknown.any(axis))
-        slices.append(slice(max(0, places[0] - _WINDOW_REACH), places[-1] + _WINDOW_REACH + 1))
-    return tuple(slices)
 
 
 def _linear_system(photo: np.ndarray, trimap: np.ndarray, unknown: np.ndarray):

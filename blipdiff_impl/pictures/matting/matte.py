@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import SubjectError
+from ...errors import SubjectError
+from ...settings import require_one_of
 from ..preprocess import CLIP_MEAN
 from .closed_form import solve_alpha
 from .library import load_pymatting
@@ -21,7 +22,7 @@ GROUNDS = {"neutral": CLIP_MEAN, "white": (1.0, 1.0, 1.0), "black": (0.0, 0.0, 0
 
 
 class Matte(NamedTuple):
-    """Attributes: alpha `[H, W]` and foreground `[H, W, 3]`, both float32 in 0..1."""
+    """A subject cut out: alpha `[H, W]` and foreground colours `[H, W, 3]`, both float32 in 0..1."""
 
     alpha: Tensor
     foreground: Tensor
@@ -59,8 +60,7 @@ def on_ground(matted: Matte, ground: str) -> Tensor:
     Raises:
         SubjectError: another word for `ground`.
     """
-    if ground not in GROUNDS:
-        raise SubjectError(f"ground = {ground!r} is unknown; choose one of {', '.join(GROUNDS)}.")
+    require_one_of("ground", ground, GROUNDS)
     if GROUNDS[ground] is None:
         return matted.foreground
     alpha = matted.alpha[..., None]
@@ -68,13 +68,14 @@ def on_ground(matted: Matte, ground: str) -> Tensor:
 
 
 def _alpha(photo: Tensor, trimap: Tensor, working_side: int) -> Tensor:
-    scale = working_side / max(trimap.shape)
+    height, width = trimap.shape
+    scale = working_side / max(height, width)
     if scale >= 1:
         return torch.from_numpy(solve_alpha(photo.numpy(), trimap.numpy())).float()
-    size = tuple(max(3, round(side * scale)) for side in trimap.shape)
+    size = max(3, round(height * scale)), max(3, round(width * scale))
     small = _resized(photo.permute(2, 0, 1), size, "area").permute(1, 2, 0)
     solved = torch.from_numpy(solve_alpha(small.numpy(), _shrunk_trimap(trimap, size).numpy())).float()
-    enlarged = _resized(solved[None], tuple(trimap.shape), "bicubic")[0].clamp(0, 1)
+    enlarged = _resized(solved[None], (height, width), "bicubic")[0].clamp(0, 1)
     return torch.where((trimap > 0) & (trimap < 1), enlarged, trimap)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import SubjectError
+from ...errors import SubjectError
 
 UNKNOWN = 0.5
 
@@ -22,7 +22,7 @@ _SPECK = 0.25  # pieces that reach no deeper than this part of the band's half w
 def trimap_from_confidence(
     confidence: Tensor, foreground: float = FOREGROUND_THRESHOLD, background: float = BACKGROUND_THRESHOLD
 ) -> Tensor:
-    """Trimap `[H, W]` of a segmenter's confidence, which is stretched to 0..1 first (fact sheet 9.2).
+    """Trimap `[H, W]` of a segmenter's confidence, which is stretched to 0..1 first (docs/method.md 9.2).
 
     Args:
         confidence: `[H, W]`, any range.
@@ -116,3 +116,15 @@ def _core(region: Tensor, reach: float) -> Tensor:
     specks = deepest < min(_SPECK * reach, deepest.max())
     needed = np.where(specks, np.inf, np.minimum(reach, deepest / 2))
     return torch.from_numpy(depth > needed[pieces])
+
+
+def surroundings(selected: Tensor | np.ndarray, margin: int) -> tuple[slice, slice]:
+    """Rows and columns of the rectangle around all that is selected, wider by `margin` on each side where the picture
+    goes on.
+
+    Args:
+        selected: bool `[H, W]`, true somewhere.
+    """
+    rows, columns = (np.flatnonzero(np.asarray(selected).any(other_axis)) for other_axis in (1, 0))
+    top, left = (max(0, int(places[0]) - margin) for places in (rows, columns))
+    return slice(top, int(rows[-1]) + margin + 1), slice(left, int(columns[-1]) + margin + 1)

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from ...blipdiff_impl.checkpoints import PARTS
-from ...blipdiff_impl.encoder import SubjectEncoder
-from ...blipdiff_impl.errors import SubjectError
-from ...blipdiff_impl.subject import Subject
-from .clip import load_clip
-from .encoder import HostSubjectEncoder
-from .session import Progress
+from ....blipdiff_impl.blip_diffusion.checkpoints import PARTS
+from ....blipdiff_impl.blip_diffusion.config_checks import require_one_width
+from ....blipdiff_impl.blip_diffusion.encoder import SubjectEncoder
+from ....blipdiff_impl.blip_diffusion.subject import Subject
+from ....blipdiff_impl.errors import SubjectError
+from ....blipdiff_impl.toy_world.limits import of_toy_world
+from ..clip import load_clip
+from ..notices import tell
+from ..session import Progress
+from ..toy_world import watch_sizes
+from ..unet import load_unet
+from ..vae import load_vae
+from ..weights import WEIGHT_DTYPES
+from .encode import HostSubjectEncoder
 from .sources import OpenedSource, Source
-from .unet import load_unet
-from .vae import load_vae
 
-WEIGHT_DTYPES = {"default": None, "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+    from comfy.sd import CLIP, VAE
 
 # Set on a CLIP's model by this loader: the fingerprint of the subject encoder that was trained with it.
 ENCODER_OF_CLIP = "blipdiffusion_subject_encoder"
@@ -33,9 +41,9 @@ log = logging.getLogger(__name__)
 class LoadedModel:
     """What the loader node gives out; `subject` is None where the checkpoint was not fine-tuned on one."""
 
-    model: object
-    clip: object
-    vae: object
+    model: ModelPatcher
+    clip: CLIP
+    vae: VAE
     encoder: HostSubjectEncoder
     subject: Subject | None
 
@@ -54,12 +62,16 @@ def load_model(source: Source, weight_dtype: str = "default") -> LoadedModel:
     if weight_dtype not in WEIGHT_DTYPES:
         raise SubjectError(f"There is no weight_dtype {weight_dtype!r}; choose one of {', '.join(WEIGHT_DTYPES)}.")
     opened = source.open()
-    for part in PARTS:
-        opened.holder(part)  # what is missing is told before anything large is read
+    for part in PARTS:  # what is missing is told before anything large is read
+        holder = opened.holder(part)
+        holder.check(part)
+        for note in holder.notes:
+            log.info("%s", note)
+    require_one_width(opened.checkpoint.config)
     for sentence in opened.warnings():
-        log.warning("%s: %s", source.path, sentence)
+        tell(f"{Path(source.path).name}: {sentence}")
     progress = Progress(len(PARTS))
-    loaded = []
+    loaded: list[Any] = []
     for load in (_unet, _clip, _vae, _encoder):
         progress.report(len(loaded), len(PARTS))
         loaded.append(load(opened, weight_dtype))
@@ -69,22 +81,24 @@ def load_model(source: Source, weight_dtype: str = "default") -> LoadedModel:
     return LoadedModel(model, clip, vae, encoder, opened.subject(encoder.encoder.fingerprint))
 
 
-def _unet(opened: OpenedSource, weight_dtype: str, disable_dynamic: bool = False):
+def _unet(opened: OpenedSource, weight_dtype: str, disable_dynamic: bool = False) -> ModelPatcher:
     holder = opened.holder("unet")
     patcher = load_unet(holder.part("unet"), holder.config.unet, WEIGHT_DTYPES[weight_dtype], disable_dynamic)
     setattr(patcher.model, PICTURE_SIZE_OF_MODEL, holder.config.picture_size)
+    if of_toy_world(holder.word_pieces or ()):
+        watch_sizes(patcher)
     _remember(patcher, reload_unet, opened.source, weight_dtype)
     return patcher
 
 
-def _clip(opened: OpenedSource, weight_dtype: str, disable_dynamic: bool = False):
+def _clip(opened: OpenedSource, weight_dtype: str, disable_dynamic: bool = False) -> CLIP:
     holder, precision = opened.holder("text_encoder"), WEIGHT_DTYPES[weight_dtype]
     clip = load_clip(holder.part("text_encoder"), holder.config.text_encoder, precision, disable_dynamic)
     _remember(clip.patcher, reload_clip, opened.source, weight_dtype)
     return clip
 
 
-def _vae(opened: OpenedSource, weight_dtype: str):
+def _vae(opened: OpenedSource, weight_dtype: str) -> VAE:
     holder = opened.holder("vae")
     vae = load_vae(holder.part("vae"), holder.config.vae)
     _remember(vae.patcher, reload_vae, opened.source, weight_dtype)
@@ -95,21 +109,23 @@ def _encoder(opened: OpenedSource, weight_dtype: str) -> HostSubjectEncoder:
     return HostSubjectEncoder(SubjectEncoder.from_checkpoint(opened.holder("subject_encoder")))
 
 
-def reload_unet(source: Source, weight_dtype: str, disable_dynamic: bool = False):
+def reload_unet(source: Source, weight_dtype: str, disable_dynamic: bool = False) -> ModelPatcher:
     """A new ModelPatcher of the same UNet; the host calls this for training, hooks and several GPUs."""
     return _unet(source.open(), weight_dtype, disable_dynamic)
 
 
-def reload_clip(source: Source, weight_dtype: str, disable_dynamic: bool = False):
+def reload_clip(source: Source, weight_dtype: str, disable_dynamic: bool = False) -> ModelPatcher:
     """A new ModelPatcher of the same text encoder."""
     return _clip(source.open(), weight_dtype, disable_dynamic).patcher
 
 
-def reload_vae(source: Source, weight_dtype: str, disable_dynamic: bool = False):
+def reload_vae(source: Source, weight_dtype: str, disable_dynamic: bool = False) -> ModelPatcher:
     """A new ModelPatcher of the same VAE; like the host's own, of the default kind whatever `disable_dynamic` says."""
     return _vae(source.open(), weight_dtype).patcher
 
 
-def _remember(patcher, load_again, source: Source, weight_dtype: str) -> None:
+def _remember(
+    patcher: ModelPatcher, load_again: Callable[..., ModelPatcher], source: Source, weight_dtype: str
+) -> None:
     if hasattr(patcher, "cached_patcher_init"):  # absent from older hosts
         patcher.cached_patcher_init = (load_again, (source, weight_dtype))

@@ -6,29 +6,40 @@ them, one vector per position, and the host encodes the rows: LoRA, clip skip an
 
 from __future__ import annotations
 
-import logging
+import re
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from ...blipdiff_impl.errors import SubjectError
-from ...blipdiff_impl.prompt import SENTINEL, TEMPLATES, PromptText, Token, arrange, compose
-from ...blipdiff_impl.subject import Subject
-from .models import ENCODER_OF_CLIP
-from .token_columns import tagged, vector_columns, word_pieces
+from ....blipdiff_impl.blip_diffusion.subject import Subject
+from ....blipdiff_impl.errors import SubjectError, first_few
+from ....blipdiff_impl.prompts.rows import (
+    SENTINEL,
+    SUBJECT_MARKER,
+    TEMPLATES,
+    PromptText,
+    arrange,
+    compose,
+    lookalikes,
+    tidied,
+)
+from ..notices import tell
+from ..prompt_rows import Conditioning, Rows, batched, content, framed, lengthen, require_stable_diffusion
+from ..token_columns import tagged, vector_columns, word_pieces
+from .loader import ENCODER_OF_CLIP
+
+if TYPE_CHECKING:
+    from comfy.sd import CLIP
 
 __all__ = ["TEMPLATES", "encode_prompt", "encode_subject_prompt"]
 
-Conditioning = list[list]  # the host's: [[embeddings [B, T, W], options], ...], one entry per scheduled hook
-Rows = list[list[Token]]
-
-log = logging.getLogger(__name__)
-
 
 def encode_subject_prompt(
-    clip,
+    clip: CLIP,
     subject: Subject,
     prompt: str,
+    *,
     category: str = "",
     template: str = TEMPLATES[0],
     prompt_strength: float = 1.0,
@@ -38,15 +49,28 @@ def encode_subject_prompt(
     """CONDITIONING for a prompt in words; `prompt.compose` explains the arguments.
 
     Raises:
-        SubjectError: empty prompt or category, or a CLIP that does not fit the subject.
+        SubjectError: an empty category, or a CLIP that does not fit the subject.
     """
+    point_out_lookalikes(prompt)
     category = category if category.strip() else subject.category
     return encode_prompt(
         clip, subject, compose(prompt, category, template, prompt_strength, prompt_reps), subject_strength
     )
 
 
-def encode_prompt(clip, subject: Subject, text: PromptText, subject_strength: float = 1.0) -> Conditioning:
+def point_out_lookalikes(prompt: str) -> None:
+    """Tell of `[subjekt]` or `{subject}`, and of a lonely word `subject`: the front end makes that of `{subject}`."""
+    alike = lookalikes(prompt, ["subject"])
+    if not alike and SUBJECT_MARKER not in tidied(prompt):
+        alike = re.findall(r"\bsubject\b", prompt, re.IGNORECASE)[:1]
+    if alike:
+        tell(
+            f"{first_few(alike)} in the prompt is read as words. The subject's place is written {SUBJECT_MARKER}; "
+            "without it the subject stands at the beginning."
+        )
+
+
+def encode_prompt(clip: CLIP, subject: Subject, text: PromptText, subject_strength: float = 1.0) -> Conditioning:
     """CONDITIONING for the prompt, a batch with one item per subject.
 
     Args:
@@ -78,50 +102,19 @@ def encode_prompt(clip, subject: Subject, text: PromptText, subject_strength: fl
     ]
 
 
-def subject_rows(clip, vectors: Tensor, text: PromptText) -> Rows:
-    """The prompt as the host's rows of 77 positions, with `vectors` `[16, W]` in the subject's place."""
+def subject_rows(clip: CLIP, vectors: Tensor, text: PromptText) -> Rows:
+    """The prompt as the host's chunks of 77 positions, with `vectors` `[16, W]` in the subject's place."""
     first, repeat, sentinel = (content(clip, part) for part in (text.first, text.repeat, SENTINEL))
     rows = arrange(first, repeat, text.repetitions, [item for item, _ in sentinel], vectors)
     return framed(clip, rows)
 
 
-def _tagged(encoded: Conditioning, clip, rows: Rows, subject: Subject) -> Conditioning:
+def _tagged(encoded: Conditioning, clip: CLIP, rows: Rows, subject: Subject) -> Conditioning:
     places = ((subject.category, vector_columns(rows, subject.embeddings[0])),)
     return tagged(encoded, word_pieces(clip, rows), places)
 
 
-def framed(clip, rows: Rows) -> Rows:
-    """Rows of at most 75 positions with start, end and padding, as the host encodes them."""
-    empty = clip.tokenize("")["l"][0]  # start, end, padding
-    return [[empty[0], *row, *empty[1 : len(empty) - len(row)]] for row in rows]
-
-
-def content(clip, text: str) -> list[Token]:
-    """Tokens of a text without start, end and padding; the host numbers those 0 and words from 1."""
-    rows = clip.tokenize(text, return_word_ids=True)["l"]
-    return [(item, weight) for row in rows for item, weight, word in row if word != 0]
-
-
-def lengthen(clip, rows: Rows, count: int) -> Rows:
-    """Rows followed by empty ones, `count` in all."""
-    return rows + clip.tokenize("")["l"] * (count - len(rows))
-
-
-def batched(items: list[Conditioning]) -> Conditioning:
-    """Several encodings of equal length as one: `[1, T, W]` each to `[N, T, W]`; options are those of the first."""
-    return [[torch.cat([cond for cond, _ in entry]), entry[0][1]] for entry in zip(*items, strict=True)]
-
-
-def require_stable_diffusion(clip) -> None:
-    """Raises SubjectError for a CLIP of another kind than that of Stable Diffusion 1.5."""
-    if kinds := sorted(clip.tokenize("").keys() - {"l"}):
-        raise SubjectError(
-            f"This CLIP is not one of Stable Diffusion 1.5: it also has the text encoder {', '.join(map(repr, kinds))} "
-            "(SDXL and later have several). Subjects need the CLIP of a Stable Diffusion 1.5 model."
-        )
-
-
-def require_fitting(clip, subject: Subject) -> None:
+def require_fitting(clip: CLIP, subject: Subject) -> None:
     """Warn of a subject that another model's encoder made.
 
     Raises:
@@ -136,8 +129,7 @@ def require_fitting(clip, subject: Subject) -> None:
         )
     maker = getattr(clip.cond_stage_model, ENCODER_OF_CLIP, None)
     if maker != subject.encoder_fingerprint:
-        log.warning(
-            "The subject (%s, %s) was made by the encoder of another model than this CLIP; it may look less alike.",
-            subject.category or "no category",
-            subject.source,
+        tell(
+            f"The subject ({subject.category or 'no category'}, {subject.source}) was made by the encoder of another "
+            "model than this CLIP; it may look less alike."
         )

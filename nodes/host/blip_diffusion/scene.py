@@ -11,20 +11,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+from comfy.hooks import HookGroup
 from torch import Tensor
 
-from ...blipdiff_impl.errors import SubjectError
-from ...blipdiff_impl.prompt import ROW_POSITIONS, SENTINEL
-from ...blipdiff_impl.scene import SOCKETS, Regions, Scene, checked_mask, lay_out, parse, soften
-from ...blipdiff_impl.subject import Subject
-from .conditioning_tags import require_prompt_width
-from .regions import REGIONS_KEY, with_regions
-from .text import Conditioning, batched, content, framed, require_fitting
-from .token_columns import tagged, word_pieces
+from ....blipdiff_impl.attention.boxes import boxes_from_pixels, mask_from_boxes
+from ....blipdiff_impl.blip_diffusion.scene import SOCKETS, Regions, Scene, checked_mask, lay_out, parse, soften
+from ....blipdiff_impl.blip_diffusion.subject import Subject
+from ....blipdiff_impl.errors import SubjectError, first_few
+from ....blipdiff_impl.prompts.rows import ROW, SENTINEL, lookalikes
+from ..conditioning_tags import require_prompt_width
+from ..notices import tell
+from ..prompt_rows import Conditioning, batched, content, framed
+from ..regions import REGIONS_KEY, regions_hook, with_regions
+from ..token_columns import tagged, word_pieces
+from .prompt import require_fitting
+from .refusals import require_one_region, require_subject
 
 __all__ = ["SOCKETS", "compose_scene"]
 
-_ROW = ROW_POSITIONS + 2
 # How much the picture's own prompt counts inside a region, where the subject's counts 1; elsewhere it is alone.
 BACKGROUND_STRENGTH = 0.1
 
@@ -45,6 +49,8 @@ def compose_scene(
     masks: Mapping[str, Tensor] | None = None,
     soft_edge: int = 0,
     model=None,
+    boxes: Mapping[str, object] | None = None,
+    canvas: tuple[int, int] = (512, 512),
 ) -> tuple[Conditioning, object]:
     """CONDITIONING for a prompt with several subjects, and the MODEL that shows it.
 
@@ -56,16 +62,21 @@ def compose_scene(
             subjects are seen.
         soft_edge: pixels over which a region's edge fades.
         model: None holds regions through the conditioning masks of the host, with one entry for each.
+        boxes: regions as BOUNDING_BOX in any form of the host, by letter, in place of masks; a subject with several
+            may be in each of them.
+        canvas: (width, height) in pixels that they were drawn on.
 
     Raises:
-        SubjectError: a prompt, marker, mask, batch or CLIP that does not fit.
+        SubjectError: a prompt, marker, mask, box, batch or CLIP that does not fit.
     """
     for socket, subject in subjects.items():
         require_fitting(clip, subject)
         _require_vectors(socket, subject)
     _require_one_encoder(subjects)
     scene = parse(prompt, {socket: subject.category for socket, subject in subjects.items()})
-    masks = _regions(masks or {}, subjects, soft_edge)
+    if alike := lookalikes(prompt, [*SOCKETS, *scene.words.values(), "subject"], "[<"):
+        tell(f"{first_few(alike)} in the prompt is read as words. The places of subjects stand in braces, like {{a}}.")
+    masks = _regions({**(masks or {}), **_boxed(boxes or {}, masks or {}, subjects, canvas)}, subjects, soft_edge)
     _require_equal_batches(subjects, masks)
     if not masks:
         whole = _encode(clip, scene, subjects)
@@ -90,15 +101,16 @@ def _by_attention(clip, scene: Scene, subjects: Mapping[str, Subject], masks: di
         seen.append((start, len(pieces), number))
     # The host batches a prompt with the negative one only if both consist of whole rows; what fills the last row is
     # seen nowhere.
-    filling = -len(pieces) % _ROW
+    filling = -len(pieces) % ROW
     seen.append((len(pieces), len(pieces) + filling, len(masks)))
     pieces += [None] * filling
     regions = Regions(len(pieces), tuple(seen), (*masks.values(), torch.zeros(1, 1, 1)))
-    entries = []
+    hook, entries = regions_hook(), []
     for index, (full, options) in enumerate(shared.conditioning):
         columns = [own.conditioning[index][0][:, slice(*own.spans[socket])] for socket, own in alone.items()]
         context = _side_by_side([full, *columns, full[:, -1:].expand(-1, filling, -1)])
-        entries.append([context, {**options, REGIONS_KEY: regions}])
+        hooks = HookGroup.combine_all_hooks([options.get("hooks"), hook])
+        entries.append([context, {**options, REGIONS_KEY: regions, "hooks": hooks}])
     return tagged(entries, pieces, _vector_columns(subjects, places))
 
 
@@ -148,12 +160,19 @@ def _side_by_side(parts: list[Tensor]) -> Tensor:
     return torch.cat([part.expand(count, -1, -1) for part in parts], dim=1)
 
 
+def _boxed(boxes: Mapping[str, object], masks: Mapping, subjects: Mapping, canvas: tuple[int, int]) -> dict:
+    """Masks of the subjects that have boxes."""
+    for socket in boxes:
+        require_subject("box", socket, subjects)
+        require_one_region(socket, masks)
+    return {socket: mask_from_boxes(boxes_from_pixels(value, canvas), canvas) for socket, value in boxes.items()}
+
+
 def _regions(masks: Mapping[str, Tensor], subjects: Mapping[str, Subject], soft_edge: int) -> dict[str, Tensor]:
     """Checked and softened masks of the subjects that have a region."""
     found = {}
     for socket, mask in masks.items():
-        if socket not in subjects:
-            raise SubjectError(f"mask_{socket} is connected, but subject_{socket} is not. Connect both or neither.")
+        require_subject("mask", socket, subjects)
         if (checked := checked_mask(mask, f"mask_{socket}")) is not None:
             found[socket] = soften(checked, soft_edge)
     return found

@@ -10,16 +10,22 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cache
+from typing import TYPE_CHECKING
 
 import torch
 
-from ...blipdiff_impl.errors import SubjectError
-from ...blipdiff_impl.prompt import PromptText, compose
-from ...blipdiff_impl.subject import Subject
-from .text import TEMPLATES, Conditioning, encode_prompt
+from ....blipdiff_impl.blip_diffusion.subject import Subject
+from ....blipdiff_impl.errors import SubjectError
+from ....blipdiff_impl.prompts.rows import PromptText, compose
+from ....blipdiff_impl.stable_diffusion.noise import TRAIN_TIMESTEPS
+from ..prompt_rows import Conditioning
+from .prompt import TEMPLATES, encode_prompt, point_out_lookalikes
+
+if TYPE_CHECKING:
+    from comfy.sd import CLIP
 
 MOST_LEVELS = 100
-_TIMESTEPS = 999  # the host's share of the run times this is a timestep
+_TIMESTEPS = TRAIN_TIMESTEPS - 1  # the host's share of the run times this is a timestep
 _BETWEEN = math.sqrt(2) - 1
 
 
@@ -33,9 +39,10 @@ class Part:
 
 
 def encode_subject_schedule(
-    clip,
+    clip: CLIP,
     subject: Subject,
     prompt: str,
+    *,
     category: str = "",
     template: str = TEMPLATES[0],
     prompt_strength: float = 1.0,
@@ -53,8 +60,9 @@ def encode_subject_schedule(
         strength_start, strength_end: the subject's strength goes from one to the other, in `levels` even steps.
 
     Raises:
-        SubjectError: empty prompt or category, a CLIP that does not fit the subject, or a range that is none.
+        SubjectError: an empty category, a CLIP that does not fit the subject, or a range that is none.
     """
+    point_out_lookalikes(prompt)
     category = category if category.strip() else subject.category
     text = compose(prompt, category, template, prompt_strength, prompt_reps)
     return encode_parts(clip, subject, text, plan(start, end, strength_start, strength_end, levels))
@@ -81,7 +89,7 @@ def plan(start: float, end: float, strength_start: float, strength_end: float, l
     return _joined([Part(_between(part.start), _between(part.end), part.strength) for part in parts])
 
 
-def encode_parts(clip, subject: Subject, text: PromptText, parts: list[Part]) -> Conditioning:
+def encode_parts(clip: CLIP, subject: Subject, text: PromptText, parts: list[Part]) -> Conditioning:
     """One entry for each part (several with scheduled hooks on the CLIP); a single part has no range."""
 
     @cache
@@ -89,7 +97,7 @@ def encode_parts(clip, subject: Subject, text: PromptText, parts: list[Part]) ->
         if strength in (0, 1):
             return encode_prompt(clip, subject, text, strength)
         plain, full = encoded(0.0), encoded(1.0)
-        if plain[0][0].shape[1] != full[0][0].shape[1]:  # one of them took more rows of 77
+        if plain[0][0].shape[1] != full[0][0].shape[1]:  # one of them took more chunks of 77
             return encode_prompt(clip, subject, text, strength)
         return [
             [torch.lerp(base.expand_as(with_subject), with_subject, strength), options]

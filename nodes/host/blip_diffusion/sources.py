@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...blipdiff_impl.checkpoints import PARTS, Checkpoint, open_checkpoint
-from ...blipdiff_impl.checkpoints.stock import stock_warnings
-from ...blipdiff_impl.errors import CheckpointError
-from ...blipdiff_impl.subject import Subject
+from ....blipdiff_impl.blip_diffusion.checkpoints import PARTS, Checkpoint, open_checkpoint
+from ....blipdiff_impl.blip_diffusion.checkpoints.stock import stock_warnings
+from ....blipdiff_impl.blip_diffusion.subject import Subject
+from ....blipdiff_impl.errors import CheckpointError
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,12 @@ class OpenedSource:
     base: Checkpoint | None = None
 
     def holder(self, part: str) -> Checkpoint:
-        """The checkpoint that holds a part.
+        """The checkpoint that holds a part; one that holds some of its tensors comes with the base's for the rest.
 
         Raises:
             CheckpointError: neither holds it, or the base is of another size.
         """
-        if self.checkpoint.has(part):
+        if self.checkpoint.has(part) and (self.base is None or not self.checkpoint.lacking(part)):
             return self.checkpoint
         if self.base is None:
             raise CheckpointError(
@@ -57,7 +57,7 @@ class OpenedSource:
                 f"{Path(self.source.path).name} and the base model {Path(self.base.path).name} are of different sizes, "
                 f"so the {_spoken(part)} of one does not fit the other. Choose the model it was made from."
             )
-        return self.base
+        return self.checkpoint.with_base(part, self.base) if self.checkpoint.has(part) else self.base
 
     def warnings(self) -> list[str]:
         """What the user should know about the weights: above all, whether they are those of plain Stable Diffusion."""

@@ -9,19 +9,26 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 
 import folder_paths
 
-from ...blipdiff_impl.errors import SubjectError
+from ....blipdiff_impl.errors import SubjectError, excerpt, first_few
+from ....blipdiff_impl.publishing import sweep
 
 FOLDER = "blipdiffusion_subjects"
 
-_EXAMPLES = Path(__file__).parents[2] / "workflows" / "subjects"
+_EXAMPLES = Path(__file__).parents[3] / "workflows" / "subjects"
 _SUFFIX = ".safetensors"
-# Control characters, what Windows forbids in a name, and what ends the name in a prompt's `embedding:name`.
-_FORBIDDEN = re.compile(r'[\x00-\x1f<>:"|?*\[\](),]')
-_LONGEST = 60
+# What Windows forbids in a name, and what ends the name in a prompt's `embedding:name`.
+_FORBIDDEN = re.compile(r'[<>:"|?*\[\](),]')
+# Characters that cannot be seen: some turn the letters behind them round, so that a name looks like another one.
+_UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
+_JOINERS = "\u200c\u200d"  # these belong to the spelling of Persian and Hindi words, and of some emoji
+# Systems count bytes, mostly 255 of them, from which the number, the suffix and the hidden name while writing go off.
+_LONGEST, _LONGEST_BYTES = 60, 200
 _SHOWN = 12
 
 
@@ -49,36 +56,65 @@ def subject_path(name: str) -> Path:
     """
     path = folder_paths.get_full_path(FOLDER, name) if name else None
     if path is None or not path.endswith(_SUFFIX):
-        there = subject_names()
-        shown = ", ".join(there[:_SHOWN]) + (" ..." if len(there) > _SHOWN else "")
+        there = first_few(subject_names(), _SHOWN) or "no subject"
         raise SubjectError(
-            f"There is no saved subject '{name}'. Looked in {' and in '.join(folder_paths.get_folder_paths(FOLDER))}; "
-            f"found there: {shown or 'no subject'}. Choose another one, or save one with Save Subject and press R."
+            f"There is no saved subject {excerpt(name)}. Looked in "
+            f"{' and in '.join(folder_paths.get_folder_paths(FOLDER))}; found there: {there}. Choose another one, or "
+            "save one with Save Subject and press R."
         )
     return Path(path)
 
 
-def new_path(prefix: str) -> Path:
+def new_paths(prefix: str) -> Iterator[Path]:
     """Where a subject is saved under this name: counted up, as the host counts pictures, so nothing is overwritten.
+
+    Each path is one that was free a moment ago; the next one is for when somebody else was faster.
 
     Args:
         prefix: a name, with folders before it if wanted; spaces become `_`, `%year%` and the like are filled in.
 
     Raises:
-        SubjectError: the name is empty, holds forbidden characters, or leads out of the folder.
+        SubjectError: the name is empty, too long, holds forbidden characters, or leads out of the folder.
     """
     # A prompt's `embedding:name` ends at a space.
     parts = re.split(r"[/\\]", "_".join(prefix.split()).removesuffix(_SUFFIX))
-    if any(not part or part.startswith(".") or _FORBIDDEN.search(part) or len(part) > _LONGEST for part in parts):
+    if fault := next(filter(None, map(_fault, parts)), None):
         raise SubjectError(
-            f"A subject cannot be saved as {prefix[:_LONGEST]!r}. Give a name such as my_dog or pets/my_dog: not "
-            f'empty, at most {_LONGEST} letters, no dot in front, and none of < > : " | ? * [ ] ( ) or a comma.'
+            f"A subject cannot be saved as {prefix[:_LONGEST]!r}: {fault}. Give a name such as my_dog or pets/my_dog: "
+            f"at most {_LONGEST} letters ({_LONGEST_BYTES} bytes; an emoji takes four or more), no dot in front, "
+            'nothing that cannot be seen, and none of < > : " | ? * [ ] ( ) or a comma.'
         )
+    sweep(Path(_saved()), "**/")
+    return _counted("/".join(parts), *_next_of("/".join(parts)))
+
+
+def _counted(name: str, folder: str, stem: str, counter: int) -> Iterator[Path]:
+    while True:
+        yield Path(folder) / f"{stem}_{counter:05}_{_SUFFIX}"
+        # The host's count leaves out what it takes for another name, such as one in capitals on some systems.
+        counter = max(counter + 1, _next_of(name)[2])
+
+
+def _next_of(name: str) -> tuple[str, str, int]:
+    """Folder, stem and number of the next file of a name."""
     try:
-        folder, stem, counter, _, _ = folder_paths.get_save_image_path("/".join(parts), _saved())
+        return folder_paths.get_save_image_path(name, _saved())[:3]
     except OSError as error:
-        raise SubjectError(f"{prefix!r} cannot be saved in {_saved()}: {error.strerror or error}.") from error
-    return Path(folder) / f"{stem}_{counter:05}_{_SUFFIX}"
+        raise SubjectError(f"{excerpt(name)} cannot be saved in {_saved()}: {error.strerror or error}.") from error
+
+
+def _fault(part: str) -> str:
+    """What is wrong with a file's or folder's name, or nothing."""
+    if not part:
+        return "it is empty"
+    if part.startswith("."):
+        return "it begins with a dot"
+    if unseen := [c for c in part if unicodedata.category(c) in _UNSEEN and c not in _JOINERS]:
+        return f"it holds U+{ord(unseen[0]):04X}, which cannot be seen"
+    if found := _FORBIDDEN.search(part):
+        return f"it holds {found[0]}"
+    size = len(part.encode())
+    return f"it has {len(part)} letters and {size} bytes" if len(part) > _LONGEST or size > _LONGEST_BYTES else ""
 
 
 def listed_name(path: Path) -> str:

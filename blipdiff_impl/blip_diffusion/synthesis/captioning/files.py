@@ -10,13 +10,14 @@ without its ending. Several rows of one photo add up, in their order.
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from ..errors import SubjectError
-from ..files import digest_of
-from .photo_list import Photo
+from ....errors import SubjectError, one_line
+from ....files import digest_of, read_text
+from ..photo_list import Photo
 
 _NAMES = ("key", "image")
 
@@ -38,8 +39,8 @@ class CaptionFile:
             for number, record in read(path):
                 self._add(f"{path}, line {number}", record)
             self.fingerprint = digest_of(path)
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise SubjectError(f"The captions {path} cannot be read: {error}.") from error
+        except (OSError, csv.Error) as error:
+            raise SubjectError(f"The captions {path} cannot be read: {one_line(error)}.") from error
         if not self._found:
             raise SubjectError(f"{path} holds no caption.")
 
@@ -62,24 +63,24 @@ class CaptionFile:
 
 
 def _json_rows(path: Path) -> Iterator[tuple[int, object]]:
-    with open(path, encoding="utf-8-sig") as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                try:
-                    yield number, json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise SubjectError(
-                        f"{path}, line {number} is no JSON: {error}. A table with commas should be called .csv."
-                    ) from error
+    for number, line in enumerate(read_text(path, "The captions").split("\n"), 1):
+        if line.strip():
+            try:
+                yield number, json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise SubjectError(
+                    f"{path}, line {number} is no JSON: {one_line(error)}. A table with commas should be called .csv."
+                ) from error
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, object]]:
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        columns = reader.fieldnames or []
-        if "caption" not in columns or not set(_NAMES) & set(columns):
-            raise SubjectError(f"{path} should have a header row with `caption` and `key` or `image`.")
-        for row in reader:
-            if None in row:
-                raise SubjectError(f"{path}, line {reader.line_num}: a caption with a comma goes into quotes.")
-            yield reader.line_num, {name: row[name] for name in (*_NAMES, "caption") if row.get(name)}
+    reader = csv.DictReader(io.StringIO(read_text(path, "The captions"), newline=""))
+    columns = reader.fieldnames or []
+    if "caption" not in columns or not set(_NAMES) & set(columns):
+        raise SubjectError(
+            f"{path} cannot be read as captions: it should have a header row with `caption` and `key` or `image`."
+        )
+    for row in reader:
+        if None in row:
+            raise SubjectError(f"{path}, line {reader.line_num}: a caption with a comma goes into quotes.")
+        yield reader.line_num, {name: row[name] for name in (*_NAMES, "caption") if row.get(name)}

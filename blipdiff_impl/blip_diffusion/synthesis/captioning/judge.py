@@ -1,4 +1,4 @@
-"""Which captions of a photo are kept, and how they are put in order (paper, stage 2; fact sheet 9.2).
+"""Which captions of a photo are kept, and how they are put in order (paper, stage 2; docs/method.md 9.2).
 
 Of many captions up to five that name the subject are kept, best first; where none does, the best one alone. The best
 one is the one that CLIP finds closest to the photo.
@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..evaluation.towers import ClipTower
+from ....pictures.towers import ClipTower
 
 KEEP = 5
 

@@ -15,9 +15,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..errors import CheckpointError, SubjectError
-from ..files import digest_of, read_json
-from ..ranges import require_in_range
+from ....errors import CheckpointError, SubjectError, shown
+from ....files import digest_of, read_json
+from ....settings import require_in_range
+from ....weights.transformers_folder import load_from, load_network, require_all
 
 KINDS = ("blip", "blip-2", "git")
 _VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json")
@@ -42,11 +43,12 @@ class SamplingSettings:
 
     def __post_init__(self):
         if not 0 < self.top_p <= 1:
-            raise SubjectError(f"top_p = {self.top_p} should be above 0 and at most 1.")
-        require_in_range("samples", self.samples, 1)
+            raise SubjectError(f"top_p = {shown(self.top_p)} should be above 0 and at most 1.")
+        require_in_range("samples", self.samples, 1, 10_000)
         if not 0 <= self.min_tokens < self.max_tokens <= 200:
             raise SubjectError(
-                f"min_tokens = {self.min_tokens} and max_tokens = {self.max_tokens} should rise within 0..200."
+                f"min_tokens = {shown(self.min_tokens)} and max_tokens = {shown(self.max_tokens)} should rise within "
+                "0..200."
             )
 
 
@@ -143,19 +145,11 @@ def _fingerprint(folder: Path) -> str:
 
 
 def _load(folder: Path, dtype: torch.dtype):
-    from huggingface_hub import errors
-    from safetensors import SafetensorError
-    from transformers import AutoModelForImageTextToText, AutoProcessor
-
-    # Newer releases check a configuration's types, with an error that is no ValueError.
-    wrong_type = getattr(errors, "StrictDataclassError", TypeError)
-    try:
-        processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
-        model, report = AutoModelForImageTextToText.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, output_loading_info=True, dtype=dtype
-        )
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError, wrong_type) as error:
-        raise CheckpointError(f"The captioning model in {folder} cannot be loaded: {error}") from error
-    if missing := sorted(report["missing_keys"]):
-        raise CheckpointError(f"The weights in {folder} lack {missing[0]} and {len(missing) - 1} more; get them whole.")
-    return model.requires_grad_(False).eval(), processor
+    complaint = (
+        f"The captioning model in {folder} cannot be loaded: a file is damaged, missing or of another model, or it "
+        "needs code of its own, which is never run. Download the model whole."
+    )
+    processor = load_from(folder, "AutoProcessor", complaint)
+    model, report = load_network(folder, "AutoModelForImageTextToText", complaint, use_safetensors=True, dtype=dtype)
+    require_all(folder, report)
+    return model, processor

@@ -1,7 +1,7 @@
 """What is done of a list of captions: a line with the settings, then a line for each photo, in the list's order.
 
-Only whole batches are gone on from, so that the photos of a batch, and with them the last bits of what the networks
-compute, are those of a run that was never killed.
+A run resumes after the last whole batch, so that the photos of a batch, and with them the last bits of what the
+networks compute, are those of a run that was never killed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from ..errors import SubjectError
+from ....errors import SubjectError
+from ....settings import differing
 
 
 class UnfinishedCaptions:
@@ -76,10 +77,10 @@ class UnfinishedCaptions:
             found = None
         if not isinstance(found, dict):
             raise SubjectError(f"{self.path} is no unfinished list of captions. Remove it, or choose another --out.")
-        if other := [name for name in settings if found.get(name) != settings[name]]:
+        if other := differing(found, settings):
             raise SubjectError(
                 f"{self.path} was begun with another value of {', '.join(other)}: "
-                f"{found.get(other[0])!r}, not {settings[other[0]]!r}. Go on as it was begun, or delete it."
+                f"{found.get(other[0])!r}, not {settings[other[0]]!r}. Resume with the same, or delete it."
             )
 
 

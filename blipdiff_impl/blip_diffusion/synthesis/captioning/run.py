@@ -1,4 +1,4 @@
-"""Captions for a whole list of photos, batch by batch; a run that was killed goes on where it was.
+"""Captions for a whole list of photos, batch by batch; a run that was killed resumes where it was.
 
 What is done stands in `OUT.partial` beside the list to come (captioning_progress.py).
 """
@@ -14,15 +14,15 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..errors import SubjectError
-from ..files import UnreadablePicture, digest_of, read_picture
-from ..ranges import require_in_range
-from .caption_files import CaptionFile
-from .captioning import Captioner, SamplingSettings
-from .captioning_progress import UnfinishedCaptions
-from .captions import KEEP, CaptionJudge, choose, tidy
-from .list_places import moved
-from .photo_list import Photo, read_photos, write_photos
+from ....errors import SubjectError
+from ....files import UnreadablePicture, digest_of, read_picture, require_writable_folder
+from ....folder_lock import only_run_in
+from ....settings import require_in_range
+from ..photo_list import Photo, moved, read_photos, write_photos
+from .files import CaptionFile
+from .judge import KEEP, CaptionJudge, choose, tidy
+from .model import Captioner, SamplingSettings
+from .progress import UnfinishedCaptions
 
 _REPORT_SECONDS = 10
 
@@ -52,7 +52,7 @@ class CaptionSources:
         if not (self.file or self.captioner or self.judge):
             raise SubjectError("Give captions (--captions), a model for them (--captioner), or a judge (--clip).")
         for name in ("keep", "batch"):
-            require_in_range(name, getattr(self, name), 1)
+            require_in_range(name, getattr(self, name), 1, 10_000)
 
     @property
     def needs_pictures(self) -> bool:
@@ -74,7 +74,7 @@ class CaptionSources:
 
 @dataclass
 class CaptionCounts:
-    """What came of a run."""
+    """Counts of a run."""
 
     photos: int = 0
     captions: int = 0
@@ -91,6 +91,12 @@ def caption_list(photo_list: Path, out: Path, sources: CaptionSources) -> Captio
         SubjectError: the list is wrong, `out` is there already, or what is begun was begun with other settings.
     """
     require_new(out)
+    require_writable_folder(out.parent)
+    with only_run_in(out.parent, out.name):
+        return _caption_list(photo_list, out, sources)
+
+
+def _caption_list(photo_list: Path, out: Path, sources: CaptionSources) -> CaptionCounts:
     total = sum(1 for _ in read_photos(photo_list))
     if not total:
         raise SubjectError(f"{photo_list} holds no photo.")
@@ -107,7 +113,7 @@ def caption_list(photo_list: Path, out: Path, sources: CaptionSources) -> Captio
 
 
 def require_new(out: Path) -> None:
-    """Refuse a list that is there: captions of days are not made anew by mistake."""
+    """Refuse a list that is there: never overwrite captions that took days."""
     if out.exists():
         raise SubjectError(f"{out} is there already. Delete it, or choose another --out.")
 
@@ -146,6 +152,7 @@ def _captions(photo: Photo, picture: Image.Image | None, sampled: list[str], sou
     given = sources.file.of(photo) if sources.file else []
     captions = tidy([*photo.captions, *given, *sampled])
     if sources.judge:
+        assert picture is not None  # without its picture a photo has no captions, see `needs_pictures`
         captions = sources.judge.rank(picture, captions)
     return list(choose(captions, photo.category, sources.keep))
 

@@ -1,4 +1,4 @@
-"""Which boxes of OpenImages make a subject: one salient thing, no people, no clutter (paper, stage 2; fact sheet 9.2).
+"""Which boxes of OpenImages make a subject: one salient thing, no people or clutter (stage 2, docs/method.md 9.2).
 
 A box is left out by the first rule that it breaks, in the order of `RULES`. Shape and area are measured in shares of
 width and height, as the author's code does: a box of 0.6 x 0.3 counts as 2 : 1 in a wide picture and in a tall one.
@@ -14,10 +14,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from ..errors import SubjectError
-from .list_places import place_in_list
+from ....errors import SubjectError
+from ..photo_list import Photo, place_in_list
 from .open_images import Box, BrokenRow
-from .photo_list import Photo
 
 HUMAN = (
     "boy", "girl", "person", "man", "mammal", "woman", "human body", "human head", "human hair", "human arm",
@@ -130,6 +129,9 @@ def choose_photos(rows: Iterable[Box | BrokenRow], images: Path, out: Path, repo
         report.rows += 1
         if report.rows % _REPORT_EVERY == 0:
             log.info("%d rows read, %d kept", report.rows, len(keys))
+        if isinstance(row, BrokenRow):
+            report.reject(row, "unreadable")
+            continue
         rule = _broken_rule(row, report.settings)
         if rule:
             report.reject(row, rule)
@@ -145,9 +147,7 @@ def choose_photos(rows: Iterable[Box | BrokenRow], images: Path, out: Path, repo
         yield Photo(key, place_in_list(Path(picture), out), row.category, (row.left, row.top, row.right, row.bottom))
 
 
-def _broken_rule(row: Box | BrokenRow, settings: FilterSettings) -> str | None:
-    if isinstance(row, BrokenRow):
-        return "unreadable"
+def _broken_rule(row: Box, settings: FilterSettings) -> str | None:
     return next((rule for rule, broken in RULES.items() if broken(row, settings)), None)
 
 

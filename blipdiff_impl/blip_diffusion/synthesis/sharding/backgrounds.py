@@ -1,4 +1,4 @@
-"""The grounds that subjects are put on: random parts of the pictures in a folder, at native resolution."""
+"""The backgrounds that subjects are put on: random parts of the pictures in a folder, at native resolution."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..errors import SubjectError
-from ..files import UnreadablePicture, picture_paths
-from .photos import read_bounded
+from ....errors import SubjectError
+from ....files import UnreadablePicture, picture_paths, read_picture
 
 _TRIES = 10
 
@@ -49,7 +48,7 @@ class Backgrounds:
         for _ in range(_TRIES):
             path = self.paths[rng.integers(len(self.paths))]
             try:
-                return cut_ground(read_bounded(path), size, rng), path.name
+                return cut_ground(read_picture(path), size, rng), path.name
             except UnreadablePicture as error:
                 self.problems.append(str(error))
         raise SubjectError(

@@ -1,15 +1,15 @@
-"""The subject on another ground, cut to its box (fact sheet 9.2: "compose", "input to Q-Former")."""
+"""The subject on another background, cut to its box (docs/method.md 9.2: "composite", "input")."""
 
 from __future__ import annotations
 
 from math import ceil, floor
 
-import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
-from ..files import as_tensor
+from ....files import as_tensor
+from ....pictures.matting.trimap import surroundings
+from ....pictures.pixels import to_pillow
 from .photos import check_size
 from .rejects import FULL, NO_SUBJECT, THIN, Rejected
 from .settings import SynthesisSettings
@@ -31,11 +31,11 @@ def subject_box(shares: tuple[float, ...], alpha: Tensor) -> Box:
     if shares:
         left, top, right, bottom = shares
         return floor(left * width), floor(top * height), ceil(right * width), ceil(bottom * height)
-    inside = (alpha > 0.5).numpy()
+    inside = alpha > 0.5
     if not inside.any():
         raise Rejected(NO_SUBJECT, f"Alpha is above a half nowhere, the highest is {float(alpha.max()):.2f}.")
-    columns, rows = (np.flatnonzero(inside.any(axis)) for axis in (0, 1))
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+    rows, columns = surroundings(inside, 0)
+    return columns.start, rows.start, columns.stop, rows.stop
 
 
 def cut(plane: Tensor, box: Box) -> Tensor:
@@ -64,8 +64,8 @@ def blend(foreground: Tensor, alpha: Tensor, ground: Image.Image) -> Image.Image
 
     Args:
         foreground: `[H, W, 3]` in 0..1; alpha: `[H, W]` in 0..1.
-        ground: of the same size.
+        ground: the background, of the same size.
     """
     alpha = alpha[..., None]
     mixed = alpha * foreground + (1 - alpha) * as_tensor(ground)
-    return Image.fromarray((mixed.clamp(0, 1) * 255).round().to(torch.uint8).numpy())
+    return to_pillow(mixed)

@@ -1,25 +1,29 @@
 """What a folder of shards holds and what it was made from: `manifest.json` and `rejects.jsonl`.
 
-Both are brought up to date after each shard, so that a killed run goes on behind the last one that is whole. Nothing in
-them depends on time, on the number of workers, or on whether the run was ever broken off.
+Both are brought up to date after each shard, so that a killed run resumes behind the last one that is whole. Nothing in
+them depends on time, on the number of workers, or on whether the run was ever interrupted.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ..errors import SubjectError
-from ..files import read_json, write_json, write_whole
-from .photo_list import Photo
+from ....errors import SubjectError, one_line
+from ....files import read_json, sha256_of, write_json, write_whole
+from ....settings import require_same
+from ..photo_list import Photo
 from .rejects import RULES
 from .sample_making import Outcome
 
 MANIFEST, REJECTS = "manifest.json", "rejects.jsonl"
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -104,14 +108,20 @@ class Manifest:
         try:
             before, shards = record["made_from"], [ShardRecord(**shard) for shard in record["shards"]]
             self.complete = record["complete"]
-        except (KeyError, TypeError) as error:
+            left_out = sum(record["rejected"].values())
+            counts = [count for shard in shards for count in (shard.samples, shard.photos, shard.bytes)]
+            texts = [text for shard in shards for text in (shard.name, shard.sha256, shard.source)]
+            if not (isinstance(before, dict) and _all_of(int, [*counts, left_out]) and _all_of(str, texts)):
+                raise TypeError("values of other kinds")
+        except (KeyError, TypeError, AttributeError) as error:
             raise SubjectError(
-                f"{self.folder / MANIFEST} is no manifest of shards ({error!r}). Choose another --out."
+                f"{self.folder / MANIFEST} is no manifest of shards ({one_line(error)}). Choose another --out."
             ) from error
-        _require_same(self.folder, before, self.made_from)
+        complaint = f"{self.folder} holds shards that were made from something else"
+        require_same(before, self.made_from, complaint, "Use that again, or another --out.")
         self.shards = _whole(self.folder, shards)
-        self.complete = self.complete and len(self.shards) == len(shards)
-        self._read_rejects(sum(record["rejected"].values()) if self.complete else self.photos - self.samples)
+        self.complete = self.complete is True and len(self.shards) == len(shards)
+        self._read_rejects(left_out if self.complete else self.photos - self.samples)
 
     def _read_rejects(self, count: int) -> None:
         """Take up the lines of finished shards; later ones belong to photos that are looked at again."""
@@ -121,7 +131,7 @@ class Manifest:
             self._rules.update(json.loads(line)["rule"] for line in lines)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise SubjectError(
-                f"{path} does not hold the {count} lines that {MANIFEST} tells of ({error}). Remove both, and the "
+                f"{path} does not hold the {count} lines that {MANIFEST} names ({error}). Remove both, and the "
                 "shards are made again."
             ) from error
         self._rejects = [line + "\n" for line in lines]
@@ -141,19 +151,17 @@ def source_digest(photos: Iterable[Photo]) -> str:
     return digest.hexdigest()
 
 
+def _all_of(kind: type, values: list) -> bool:
+    return all(type(value) is kind for value in values)
+
+
 def _whole(folder: Path, shards: list[ShardRecord]) -> list[ShardRecord]:
-    """The shards before the first one that is missing or of another size."""
+    """The shards before the first one that is missing or holds other bytes, which is said: it is made again."""
     for count, shard in enumerate(shards):
         path = folder / shard.name
         if Path(shard.name).name != shard.name or not path.is_file() or path.stat().st_size != shard.bytes:
             return shards[:count]
+        if sha256_of(path) != shard.sha256:
+            log.warning("%s does not hold the bytes that were written: it is made again, with all behind it.", path)
+            return shards[:count]
     return shards
-
-
-def _require_same(folder: Path, before: dict, now: dict) -> None:
-    different = [name for name in now if before.get(name) != now[name]]
-    if different:
-        list_ = "; ".join(f"{name} was {before.get(name)!r} and is {now[name]!r}" for name in different)
-        raise SubjectError(
-            f"{folder} holds shards that were made from something else: {list_}. Use that again, or another --out."
-        )

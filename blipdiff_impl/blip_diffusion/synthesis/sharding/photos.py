@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 from PIL import Image
 
-from ..files import UnreadablePicture, read_picture
+from ....files import UnreadablePicture, read_picture
+from ....files import read_mask as read_mask_file
 from .rejects import BAD_MASK, TOO_SMALL, UNREADABLE, Rejected
 
 MOST_ASPECT = 16
-
-
-def read_bounded(path: Path) -> Image.Image:
-    """`read_picture`, but a picture that only warns of its size (from 90 million pixels on) is refused too.
-
-    Raises:
-        UnreadablePicture: names the file.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        try:
-            return read_picture(path)
-        except Image.DecompressionBombWarning as error:
-            raise UnreadablePicture(f"{path} cannot be read as a picture ({error}).") from error
 
 
 def read_photo(path: Path, side: int, least_side: int) -> Image.Image:
@@ -34,7 +20,7 @@ def read_photo(path: Path, side: int, least_side: int) -> Image.Image:
         Rejected: it cannot be read, or `check_size` refuses it.
     """
     try:
-        photo = read_bounded(path)
+        photo = read_picture(path)
     except UnreadablePicture as error:
         raise Rejected(UNREADABLE, str(error)) from error
     check_size(photo.size, least_side, "photo")
@@ -64,7 +50,7 @@ def read_mask(path: Path, photo: Image.Image) -> Image.Image:
         Rejected: it cannot be read or has other proportions.
     """
     try:
-        mask = read_bounded(path).convert("L")
+        mask = read_mask_file(path)
     except UnreadablePicture as error:
         raise Rejected(BAD_MASK, str(error)) from error
     # Two tools may round the shorter side differently, by a pixel of the smaller picture.
@@ -78,5 +64,6 @@ def read_mask(path: Path, photo: Image.Image) -> Image.Image:
 def scaled(picture: Image.Image, side: int) -> Image.Image:
     """The picture with its shorter side of `side` pixels."""
     scale = side / min(picture.size)
-    size = tuple(max(side, round(edge * scale)) for edge in picture.size)
+    width, height = (max(side, round(edge * scale)) for edge in picture.size)
+    size = width, height
     return picture if size == picture.size else picture.resize(size, Image.Resampling.BICUBIC)

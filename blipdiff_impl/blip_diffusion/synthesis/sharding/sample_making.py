@@ -11,18 +11,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 
-from ..matting.library import load_pymatting
-from ..matting.matte import Matte
+from ....pictures.matting.library import load_pymatting
+from ....pictures.matting.matte import Matte
+from ....pictures.pixels import as_png
+from ..photo_list import Photo
 from .backgrounds import Backgrounds
 from .composing import Box, blend, check_subject, cut, subject_box
-from .cutting_out import cut_out
-from .photo_list import Photo
 from .photos import read_photo, scaled
 from .rejects import NO_CAPTION, Rejected
-from .segmenting import Segmenter
+from .segmenting import Segmenter, cut_out
 from .settings import SynthesisSettings
 
 MEMBERS = ("composite.jpg", "jpg", "json", "mask.png")
@@ -104,7 +103,7 @@ class SampleMaker:
                 "jpg": _jpeg(picture, settings.quality),
                 "json": json.dumps(about, ensure_ascii=False).encode(),
                 "composite.jpg": _jpeg(composite, settings.quality),
-                "mask.png": _png((matted.alpha * 255).round().to(torch.uint8).numpy()),
+                "mask.png": as_png(matted.alpha),
             }
 
     def _composite(self, key: str, matted: Matte, box: Box) -> tuple[Image.Image, str]:
@@ -136,10 +135,4 @@ class _Clock:
 def _jpeg(picture: Image.Image, quality: int) -> bytes:
     file = io.BytesIO()
     picture.save(file, "JPEG", quality=quality)
-    return file.getvalue()
-
-
-def _png(grey: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(grey).save(file, "PNG")
     return file.getvalue()

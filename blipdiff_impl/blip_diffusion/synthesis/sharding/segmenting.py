@@ -1,23 +1,27 @@
-"""Where the subject is in a photo: the list's own mask or CLIPSeg's confidence, as a trimap."""
+"""Where the subject is in a photo, by the list's own mask or CLIPSeg's confidence, and cutting it out."""
 
 from __future__ import annotations
 
 from math import ceil
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from ..errors import SubjectError
-from ..files import as_tensor
-from ..matting.clipseg import confidence, load_clipseg
-from ..matting.trimap import trimap_from_confidence, trimap_from_mask
-from .photo_list import Photo
+from ....errors import SubjectError
+from ....files import as_tensor
+from ....pictures.matting.clipseg import confidence, load_clipseg
+from ....pictures.matting.matte import Matte, matte
+from ....pictures.matting.trimap import surroundings, trimap_from_confidence, trimap_from_mask
+from ..photo_list import Photo
 from .photos import read_mask
-from .rejects import NO_SUBJECT, NO_TRIMAP, Rejected
+from .rejects import MATTING, NO_SUBJECT, NO_TRIMAP, Rejected
 from .settings import SynthesisSettings
+
+# Background around all that may be subject, as a part of the photo's longer side: the colours beside it tell matting
+# what the subject is not, and those farther off do not matter.
+_MARGIN = 0.05
 
 
 class Segmenter:
@@ -51,7 +55,7 @@ class Segmenter:
         return trimap
 
     def _from_mask(self, mask: Image.Image) -> Tensor:
-        values = torch.from_numpy(np.array(mask, dtype=np.float32)) / 255
+        values = as_tensor(mask)
         inside = values > 0.5
         if not inside.any():
             raise Rejected(NO_SUBJECT, f"No pixel of the mask is above 127, the highest is {int(values.max() * 255)}.")
@@ -61,6 +65,7 @@ class Segmenter:
 
     def _from_network(self, picture: Image.Image, category: str) -> Tensor:
         settings = self._settings
+        assert self._network is not None  # a list with photos without masks is refused where there is none
         try:
             found = confidence(self._network, as_tensor(picture), category)
             return trimap_from_confidence(found, settings.foreground_threshold, settings.background_threshold)
@@ -77,14 +82,26 @@ def _near(mask: Tensor, inside: Tensor, edge: float) -> Tensor:
     return trimap
 
 
-def surroundings(selected: Tensor, margin: int) -> tuple[slice, slice]:
-    """The rectangle around all that is selected, wider by `margin` on each side where the picture goes on.
+def cut_out(picture: Image.Image, trimap: Tensor, working_side: int) -> Matte:
+    """Alpha and the subject's own colours, of the photo's size; colours where alpha is surely 0 are the photo's.
+
+    Only the part in which the subject may be is matted; the rest is background.
 
     Args:
-        selected: bool `[H, W]`, true somewhere.
+        trimap: `[H, W]` with some 0 and some 1.
+        working_side: longer side that alpha of the part is solved at.
+
+    Raises:
+        Rejected: matting failed.
+        SubjectError: a trimap of another size.
     """
-    slices = []
-    for axis in (1, 0):
-        places = np.flatnonzero(selected.numpy().any(axis))
-        slices.append(slice(max(0, int(places[0]) - margin), int(places[-1]) + margin + 1))
-    return tuple(slices)
+    photo = as_tensor(picture)
+    place = surroundings(trimap > 0, max(4, round(_MARGIN * max(trimap.shape))))
+    try:
+        part = matte(photo[place], trimap[place], working_side)
+    # ValueError: no convergence, or a SubjectError; RuntimeError: a singular factor.
+    except (ValueError, RuntimeError) as error:
+        raise Rejected(MATTING, str(error)) from error
+    alpha, foreground = trimap.clone(), photo
+    alpha[place], foreground[place] = part.alpha, part.foreground
+    return Matte(alpha, foreground)

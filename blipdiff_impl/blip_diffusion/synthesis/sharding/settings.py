@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..errors import SubjectError
-from ..matting.trimap import BACKGROUND_THRESHOLD, EDGE, FOREGROUND_THRESHOLD
-from ..ranges import require_in_range
+from ....errors import SubjectError
+from ....pictures.matting.trimap import BACKGROUND_THRESHOLD, EDGE, FOREGROUND_THRESHOLD
+from ....settings import require_in_range
 
 
 @dataclass(frozen=True, kw_only=True)
 class SynthesisSettings:
-    """Defaults are the author's preparation code where it says something (fact sheet 9.2).
+    """Defaults are the author's preparation code where it says something (docs/method.md 9.2).
 
     Attributes:
         seed: of backgrounds and their crops.
         picture_side: shorter side of the original in the shards; smaller ones stay as they are.
-        composite_side: shorter side of the subject on its new ground.
+        composite_side: shorter side of the subject on its new background.
         working_side: longer side that alpha is solved at, of the part of the photo with the subject.
         edge: half the unknown band around a given mask, as a part of the picture's size.
         foreground_threshold, background_threshold: of a segmenter's confidence, stretched to 0..1.

@@ -9,7 +9,7 @@ import os
 import tarfile
 from pathlib import Path
 
-from ..errors import SubjectError
+from ....errors import SubjectError
 
 _PART = ".part"
 
@@ -52,7 +52,7 @@ class ShardWriter:
 
     def discard(self) -> None:
         """Remove what is unfinished."""
-        with contextlib.suppress(OSError):  # a full disk, which has been told of
+        with contextlib.suppress(OSError):  # a full disk, already reported
             self._file.close()
         self._part.unlink(missing_ok=True)
 
@@ -88,5 +88,5 @@ def _guarded(path: Path, job):
     except OSError as error:
         raise SubjectError(
             f"{path} cannot be written: {error.strerror or error}. Free some space or choose another --out; the same "
-            "command goes on from here."
+            "command resumes from here."
         ) from error

@@ -1,4 +1,4 @@
-"""A list of photos to a folder of shards, from the beginning or from where an earlier run was broken off."""
+"""A list of photos to a folder of shards, from the beginning or from where an earlier run was interrupted."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-from ..errors import SubjectError
-from ..files import digest_of
-from ..matting.clipseg import FILES
-from ..matting.library import load_pymatting
+from ....errors import SubjectError
+from ....files import digest_of, require_writable_folder
+from ....folder_lock import only_run_in
+from ....pictures.matting.clipseg import FILES
+from ....pictures.matting.library import load_pymatting
+from ..photo_list import Photo, read_photos
 from .backgrounds import Backgrounds
 from .manifest import REJECTS, Manifest, ShardRecord, source_digest
-from .photo_list import Photo, read_photos
-from .progress import Speed
 from .sample_making import Outcome, SampleMaker
 from .settings import SynthesisSettings
 from .shard_writing import ShardWriter, remove_unfinished
+from .speed import Speed
 from .workers import make_here, make_with_ray
 
 log = logging.getLogger(__name__)
@@ -62,14 +63,16 @@ def synthesise(
     """
     photos = _read_list(sources)
     load_pymatting()
-    manifest = Manifest(out, sources.digests() | asdict(settings))
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SubjectError(
-            f"{out} is no folder and cannot be made one ({error.strerror}). Choose another --out."
-        ) from error
-    remove_unfinished(out)
+    made_from = sources.digests() | asdict(settings)
+    require_writable_folder(out)
+    with only_run_in(out):
+        return _make_missing(photos, sources, Manifest(out, made_from), settings, workers, address)
+
+
+def _make_missing(
+    photos: list[Photo], sources: Sources, manifest: Manifest, settings: SynthesisSettings, workers: int, address: str
+) -> tuple[Manifest, Speed]:
+    remove_unfinished(manifest.folder)
     left = photos[manifest.photos :]
     speed = Speed(len(left), max(1, workers))
     if not manifest.complete:
@@ -80,7 +83,7 @@ def synthesise(
         with closing(outcomes):  # ends the workers also when writing fails
             _write_shards(_noted(outcomes, speed), left, manifest, settings.shard_samples)
     if not manifest.samples:
-        raise SubjectError(f"None of the {len(photos)} photos became a sample; {out / REJECTS} says why.")
+        raise SubjectError(f"None of the {len(photos)} photos became a sample; {manifest.folder / REJECTS} says why.")
     return manifest, speed
 
 

@@ -5,15 +5,15 @@ come in the order of the list.
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import asdict
 
 import torch
 
-from ..errors import SubjectError
-from .photo_list import Photo, parse_photo
+from ....errors import SubjectError
+from ....ray_session import load_ray, ray_session
+from ..photo_list import Photo, parse_photo
 from .sample_making import MEMBERS, Outcome, SampleMaker
 
 _PHOTOS_OF_A_TASK = 8
@@ -22,7 +22,7 @@ _PHOTOS_OF_A_TASK = 8
 MakerFactory = Callable[[], SampleMaker]
 
 
-def make_here(factory: MakerFactory, photos: list[Photo]) -> Iterator[Outcome]:
+def make_here(factory: MakerFactory, photos: list[Photo]) -> Generator[Outcome, None, None]:
     """A plain loop."""
     maker = factory()
     for photo in photos:
@@ -50,7 +50,9 @@ def one_thread():
         numba.set_num_threads(before[1])
 
 
-def make_with_ray(factory: MakerFactory, photos: list[Photo], workers: int, address: str = "") -> Iterator[Outcome]:
+def make_with_ray(
+    factory: MakerFactory, photos: list[Photo], workers: int, address: str = ""
+) -> Generator[Outcome, None, None]:
     """Ray Data with `workers` processes of one thread each.
 
     Args:
@@ -62,7 +64,7 @@ def make_with_ray(factory: MakerFactory, photos: list[Photo], workers: int, addr
     ray = load_ray()
     if not photos:
         return
-    with _session(ray, workers, address):
+    with ray_session(ray, workers, address):
         rows = [{"photo": json.dumps(asdict(photo))} for photo in photos]
         tasks = max(workers, -(-len(rows) // _PHOTOS_OF_A_TASK))
         dataset = ray.data.from_items(rows, override_num_blocks=min(tasks, len(rows)))
@@ -71,23 +73,6 @@ def make_with_ray(factory: MakerFactory, photos: list[Photo], workers: int, addr
         pool = ray.data.ActorPoolStrategy(size=workers)
         made = dataset.map(_Worker, fn_constructor_args=(factory,), compute=pool, num_cpus=1)
         yield from map(_from_row, made.iter_rows())
-
-
-def load_ray():
-    """Ray with Ray Data.
-
-    Raises:
-        SubjectError: it is not installed.
-    """
-    try:
-        import ray
-        import ray.data
-    except ImportError as error:
-        raise SubjectError(
-            f'--workers needs Ray, which cannot be imported ({error}). Install it with `pip install ".[synthesis]"` in '
-            "the checkout, or leave --workers out."
-        ) from error
-    return ray
 
 
 class _Worker:
@@ -126,23 +111,3 @@ def _from_row(row: dict) -> Outcome:
         raise SubjectError(problem)
     members = {name: row[name] for name in MEMBERS if row[name]}
     return Outcome(members=members, **about)
-
-
-@contextmanager
-def _session(ray, workers: int, address: str):
-    """A cluster: the caller's own if there is one in this process, the one at `address`, or a fresh local one."""
-    if ray.is_initialized():
-        yield
-        return
-    # "local" also when the environment names a cluster: where work is done is said by the command alone. A cluster
-    # started here sends no usage statistics (Ray's own default for releases).
-    where = {"address": address} if address else {"address": "local", "num_cpus": workers, "include_dashboard": False}
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    try:
-        ray.init(**where, logging_level=logging.ERROR, log_to_driver=False)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise SubjectError(f"Ray cannot be started with address = {address or 'local'!r}: {error}") from error
-    try:
-        yield
-    finally:
-        ray.shutdown()

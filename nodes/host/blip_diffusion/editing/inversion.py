@@ -2,27 +2,42 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import comfy.sample
 import comfy.samplers
 import latent_preview
 import torch
 from torch import Tensor
 
-from ....blipdiff_impl.editing.inversion import METHODS, invert
-from ....blipdiff_impl.editing.words import compose_edit
-from ....blipdiff_impl.errors import SubjectError
-from ..attention import attention_blocks
-from ..conditioning_tags import require_prompt_width
-from ..text import require_stable_diffusion
+from .....blipdiff_impl.blip_diffusion.editing.inversion import METHODS, invert
+from .....blipdiff_impl.errors import SubjectError
+from .....blipdiff_impl.prompts.words import compose_edit
+from ...attention import attention_blocks
+from ...conditioning_tags import require_prompt_width
+from ...prompt_rows import require_stable_diffusion
 from .latents import require_latent
 from .trajectory import INVERSION_KEY, Trajectory
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+    from comfy.sd import CLIP
 
 SCHEDULERS = list(comfy.samplers.SCHEDULER_NAMES)
 __all__ = ["METHODS", "SCHEDULERS", "invert_latent"]
 
 
 def invert_latent(
-    model, clip, latent: dict, source_category: str, prompt: str, steps: int, scheduler: str, method: str, repeat: int
+    model: ModelPatcher,
+    clip: CLIP,
+    latent: dict,
+    *,
+    source_category: str,
+    prompt: str,
+    steps: int,
+    scheduler: str,
+    method: str,
+    repeat: int,
 ) -> dict:
     """The LATENT of the noise that regenerates a picture, with its `Trajectory` for an edit.
 
@@ -68,7 +83,7 @@ def invert_latent(
 def _sampler(states: list[Tensor], repetitions: int):
     """A sampler function of the host that climbs from the picture to noise and leaves every state in `states`."""
 
-    def climb(model, x, sigmas, extra_args=None, callback=None, disable=None) -> Tensor:
+    def ascend_noise(model, x, sigmas, extra_args=None, callback=None, disable=None) -> Tensor:
         def denoise(x: Tensor, sigma: float) -> Tensor:
             return model(x, sigma * x.new_ones(len(x)), **(extra_args or {}))
 
@@ -81,4 +96,4 @@ def _sampler(states: list[Tensor], repetitions: int):
         states.extend(state.float().cpu() for state in found)
         return found[-1]
 
-    return climb
+    return ascend_noise

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ....blipdiff_impl.errors import SubjectError
+from .....blipdiff_impl.errors import SubjectError
 
 
 def require_latent(model, latent: dict) -> Tensor:

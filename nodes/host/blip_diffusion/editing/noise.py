@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import comfy.k_diffusion.sampling as k_sampling
 import torch
 from torch import Tensor
 
-from ....blipdiff_impl.errors import SubjectError
+from .....blipdiff_impl.errors import SubjectError
 
 # Takes any options and hands them to a function that takes noise.
 _FORWARDING = {"dpm_adaptive_function"}
@@ -25,7 +25,7 @@ def as_pairs(values: Tensor) -> Tensor:
 
 
 @contextmanager
-def shared_step_noise(sampler, sigmas: Tensor, seed: int | None, noise: Tensor) -> Iterator[None]:
+def shared_step_noise(sampler, sigmas: Tensor, seed: int | None, noise: Tensor) -> Generator[None, None, None]:
     """Within the block the sampler adds the same noise to source and edit, at every step that adds any.
 
     Args:

@@ -2,44 +2,59 @@
 
 from __future__ import annotations
 
-import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
-from ....blipdiff_impl.editing.words import compose_edit
-from ....blipdiff_impl.errors import SubjectError
-from ....blipdiff_impl.subject import Subject
-from ..attention import attention_blocks
-from ..conditioning_tags import require_prompt_width
+from .....blipdiff_impl.blip_diffusion.subject import Subject
+from .....blipdiff_impl.errors import SubjectError, excerpt
+from .....blipdiff_impl.pictures.preprocess import check_regions
+from .....blipdiff_impl.prompts.words import compose_edit
+from ...attention import attention_blocks
+from ...conditioning_tags import require_prompt_width
+from ...notices import tell
 from .latents import require_latent
 from .prompts import encode_edit
 from .run import Editor, EditSettings
 from .trajectory import INVERSION_KEY
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+    from comfy.sd import CLIP
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditWords:
+    """What an edit is told in words.
+
+    Attributes:
+        source_category: the thing in the picture.
+        target_category: what comes instead; empty means the subject's.
+        prompt: the picture without the thing, see `compose_edit`.
+        target_prompt: the same of the edit; empty means that of the picture.
+        negative: what to avoid, for both.
+        blend_words: further words, between commas, whose places belong to the mask.
+        reweight: words with weights, between commas, see `parse_weights`.
+    """
+
+    source_category: str
+    target_category: str
+    prompt: str
+    target_prompt: str
+    negative: str
+    blend_words: str
+    reweight: str
 
 
 def prepare_edit(
-    model,
-    clip,
-    subject: Subject | None,
-    latent: dict,
-    source_category: str,
-    target_category: str,
-    prompt: str,
-    target_prompt: str,
-    negative: str,
-    blend_words: str,
-    reweight: str,
-    settings: EditSettings,
-) -> tuple[object, list, list, dict]:
+    model: ModelPatcher, clip: CLIP, subject: Subject | None, latent: dict, words: EditWords, settings: EditSettings
+) -> tuple[ModelPatcher, list, list, dict]:
     """MODEL, positive and negative CONDITIONING, and LATENT, all as pairs of source and edit.
 
     Args:
         subject: None edits words only.
         latent: an empty one, one to start from, or one from inversion.
-        target_category: empty means the subject's.
 
     Raises:
         SubjectError: words, models, masks or batches that do not fit.
@@ -53,14 +68,19 @@ def prepare_edit(
         )
     if settings.mask is not None and len(settings.mask) not in (1, len(samples)):
         raise SubjectError(f"There are {len(settings.mask)} masks for {len(samples)} latents; connect one, or as many.")
-    if not target_category.strip() and subject is not None:
-        target_category = subject.category
-    texts = compose_edit(source_category, target_category, prompt, target_prompt, subject is not None)
-    positive, negatives = encode_edit(clip, subject, texts, negative, blend_words, reweight)
+    category = words.target_category
+    if not category.strip() and subject is not None:
+        category = subject.category
+    texts = compose_edit(words.source_category, category, words.prompt, words.target_prompt, subject is not None)
+    positive, negatives = encode_edit(clip, subject, texts, words.negative, words.blend_words, words.reweight)
     require_prompt_width(model, positive)
     trajectory = latent.get(INVERSION_KEY)
     if trajectory is not None and trajectory.prompt != texts.source:
-        log.warning("The picture was inverted as %r but is edited as %r.", trajectory.prompt, texts.source)
+        prompts = excerpt(trajectory.prompt), excerpt(texts.source)
+        tell(
+            f"The picture was inverted as {prompts[0]} but is edited as {prompts[1]}. Give Invert Picture and Edit "
+            "with Subject the same source_category and prompt."
+        )
     model = model.clone()
     Editor(settings, trajectory).install(model)
     return model, positive, negatives, _pairs(latent, samples if trajectory is None else trajectory.clean)
@@ -74,15 +94,7 @@ def checked_mask(mask: Tensor | None) -> Tensor | None:
     """
     if mask is None:
         return None
-    mask = mask.detach().to("cpu", torch.float32)
-    mask = mask[None] if mask.ndim == 2 else mask
-    if mask.ndim != 3 or 0 in mask.shape:
-        raise SubjectError(f"The mask has the shape {list(mask.shape)}; a MASK is [pictures, height, width].")
-    if not torch.isfinite(mask).all():
-        raise SubjectError("The mask holds NaN or infinite values; the node that made it is broken.")
-    if not mask.any():
-        raise SubjectError("The mask is empty, so nothing could change. Paint the region to edit white.")
-    return mask.clamp(0, 1)
+    return check_regions(mask, "The mask", "so nothing could change. Paint the region to edit white.")
 
 
 def _pairs(latent: dict, samples: Tensor) -> dict:

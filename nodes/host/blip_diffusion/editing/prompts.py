@@ -7,15 +7,16 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ....blipdiff_impl.editing.alignment import align, find_words
-from ....blipdiff_impl.editing.control import Columns
-from ....blipdiff_impl.editing.words import EditTexts, listed, missing_word, parse_weights
-from ....blipdiff_impl.errors import SubjectError
-from ....blipdiff_impl.prompt import SUBJECT_MARKER, PromptText
-from ....blipdiff_impl.subject import Subject
-from ....blipdiff_impl.tokenizers import CLIP_END
-from ..text import Rows, batched, content, lengthen, require_fitting, require_stable_diffusion, subject_rows
-from ..token_columns import vector_columns
+from .....blipdiff_impl.blip_diffusion.editing.control import Columns
+from .....blipdiff_impl.blip_diffusion.subject import Subject
+from .....blipdiff_impl.errors import SubjectError, excerpt
+from .....blipdiff_impl.prompts.alignment import align, find_words
+from .....blipdiff_impl.prompts.rows import SUBJECT_MARKER, PromptText
+from .....blipdiff_impl.prompts.tokenizers import CLIP_END
+from .....blipdiff_impl.prompts.words import EditTexts, listed, missing_word, parse_weights
+from ...prompt_rows import Rows, batched, content, lengthen, require_stable_diffusion
+from ...token_columns import vector_columns
+from ..prompt import require_fitting, subject_rows
 
 EDIT_KEY = "blipdiffusion_edit"
 
@@ -94,9 +95,10 @@ def _weights(chosen: dict[str, float], find: Callable[[str], list[int]], count: 
 
 
 def _ids(clip, word: str) -> list[int]:
-    ids = [item for item, _ in content(clip, word)]
-    if not all(isinstance(item, int) for item in ids):
-        raise SubjectError(f"{word!r} names an embedding; name a word of the prompt.")
+    items = [item for item, _ in content(clip, word)]
+    ids = [item for item in items if isinstance(item, int)]
+    if len(ids) < len(items):
+        raise SubjectError(f"{excerpt(word)} names an embedding; name a word of the prompt.")
     return ids
 
 

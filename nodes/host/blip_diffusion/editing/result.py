@@ -1,4 +1,4 @@
-"""The outcome of an edit: both branches apart, the mask, and a picture whose ground is the original's."""
+"""The outcome of an edit: both branches apart, the mask, and a picture whose background is the original's."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ....blipdiff_impl.errors import SubjectError
+from .....blipdiff_impl.errors import SubjectError
+from .....blipdiff_impl.pictures.preprocess import as_rgb
+from .....blipdiff_impl.stable_diffusion.config import VAE_FACTOR
 from .prompts import EDIT_KEY
-
-_FACTOR = 8  # pixels of a latent's cell
 
 
 def split_result(model, samples: dict) -> tuple[dict, dict, Tensor]:
-    """LATENT of the sources, LATENT of the edits, and the MASK `[N, H, W]` in pixels that the run used.
+    """LATENT of the sources, LATENT of the edits, and the MASK `[N, H, W]` in pixels that their runs used.
 
     Raises:
         SubjectError: a MODEL that edits nothing, or samples of another run.
@@ -21,15 +21,16 @@ def split_result(model, samples: dict) -> tuple[dict, dict, Tensor]:
     editor = model.get_attachment(EDIT_KEY)
     if editor is None:
         raise SubjectError("This MODEL does not edit. Connect the MODEL of Edit with Subject, here and to the sampler.")
-    mask = editor.mask_of(samples["samples"])
-    if mask is None:
+    masks = editor.masks_of(samples["samples"])
+    if not masks or any(mask is None for mask in masks):
         raise SubjectError(
-            "These samples are not from a recent run of this MODEL: another MODEL made them, or they were changed "
-            "after sampling. Connect the sampler's own LATENT, sample with the MODEL of Edit with Subject, run again."
+            "These samples are not from a run of this MODEL: another MODEL or another positive prompt made them, they "
+            "were changed after sampling, or their record is gone. Connect all four outputs of Edit with Subject to "
+            "one sampler, and that sampler's own LATENT here. If they are, change its seed, so that it samples again."
         )
     kept = {key: value for key, value in samples.items() if key not in ("samples", "batch_index", "noise_mask")}
     sources, edits = ({**kept, "samples": samples["samples"][part::2]} for part in (0, 1))
-    return sources, edits, F.interpolate(mask, scale_factor=_FACTOR, mode="nearest")[:, 0]
+    return sources, edits, F.interpolate(torch.stack(masks), scale_factor=VAE_FACTOR, mode="nearest")[:, 0]
 
 
 def edited_picture(vae, sources: dict, edits: dict, mask: Tensor, original: Tensor | None, exact: bool, feather: int):
@@ -68,12 +69,12 @@ def _pooled(mask: Tensor, radius: int, pool) -> Tensor:
 
 def _fitted(original: Tensor, edited: Tensor) -> Tensor:
     """The original cut as VAE Encode cuts it: the middle, to multiples of 8 pixels."""
-    original = original[..., :3].to(edited)
+    original = as_rgb(original, "The original").to(edited)
     height, width = edited.shape[1:3]
     if len(original) not in (1, len(edited)):
         raise SubjectError(f"There are {len(original)} originals for {len(edited)} edits; connect one, or as many.")
     spare = [have - need for have, need in zip(original.shape[1:3], (height, width), strict=True)]
-    if not all(0 <= each < _FACTOR for each in spare):
+    if not all(0 <= each < VAE_FACTOR for each in spare):
         raise SubjectError(
             f"The original is {original.shape[2]}x{original.shape[1]} pixels, the edit {width}x{height}. Connect the "
             "picture that was encoded, at the size it was encoded in."

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import logging
+from typing import TYPE_CHECKING
 
 import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.model_base import ModelType
 
-from ....blipdiff_impl.errors import SubjectError
-from ....blipdiff_impl.finetuning.draws import TRAIN_TIMESTEPS
-from ....blipdiff_impl.subject import Subject
-from ..models import ENCODER_OF_CLIP
+from .....blipdiff_impl.blip_diffusion.subject import Subject
+from .....blipdiff_impl.errors import SubjectError
+from .....blipdiff_impl.stable_diffusion.noise import TRAIN_TIMESTEPS
+from ...notices import tell
+from ..loader import ENCODER_OF_CLIP
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+    from comfy.sd import CLIP
 
 _TRAINABLE = (torch.float32, torch.float16, torch.bfloat16)
 _ADVICE = "Fine-tuning needs a MODEL of the Stable Diffusion 1.5 family, as Load BLIP-Diffusion Model gives it."
 
-log = logging.getLogger(__name__)
 
-
-def require_trainable(model) -> None:
+def require_trainable(model: ModelPatcher) -> None:
     """Refuse other architectures, other ways of prediction, and weights that gradients cannot move.
 
     Raises:
@@ -40,7 +43,7 @@ def require_trainable(model) -> None:
     _require_floats(model)
 
 
-def require_fitting(model, clip, subject: Subject) -> None:
+def require_fitting(model: ModelPatcher, clip: CLIP, subject: Subject) -> None:
     """Refuse a subject that is several, has no category, or is of another width than CLIP or MODEL.
 
     Raises:
@@ -66,10 +69,13 @@ def require_fitting(model, clip, subject: Subject) -> None:
             "MODEL and CLIP of the model whose encoder made the subject."
         )
     if getattr(clip.cond_stage_model, ENCODER_OF_CLIP, None) != subject.encoder_fingerprint:
-        log.warning("The subject (%s) was made by the encoder of another model than this CLIP.", subject.category)
+        tell(
+            f"The subject ({subject.category}) was made by the encoder of another model than this CLIP; it may be "
+            "learned less well."
+        )
 
 
-def _require_floats(model) -> None:
+def _require_floats(model: ModelPatcher) -> None:
     for key, tensor in model.model_state_dict("diffusion_model.").items():
         if tensor.dtype not in _TRAINABLE or type(tensor).__name__ == "QuantizedTensor":
             raise SubjectError(

@@ -8,6 +8,7 @@ text encoder only the weights are taken. Attention patches and hooks of other no
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import comfy.lora
 import comfy.ops
@@ -15,15 +16,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ....blipdiff_impl.errors import SubjectError
-from ....blipdiff_impl.finetuning.text import FrozenTextEncoder
+from .....blipdiff_impl.attention.probabilities import split_heads
+from .....blipdiff_impl.blip_diffusion.finetuning.text import FrozenTextEncoder
+from .....blipdiff_impl.errors import SubjectError
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+    from comfy.sd import CLIP
 
 UNET = "diffusion_model."
 _TEXT = "clip_l.transformer.text_model."
 _FEW = 1024  # queries of a layer; the probabilities of 4096 would take gigabytes
 
 
-def effective_weights(patcher, prefix: str, device: torch.device) -> Iterator[tuple[str, Tensor]]:
+def effective_weights(patcher: ModelPatcher, prefix: str, device: torch.device) -> Iterator[tuple[str, Tensor]]:
     """(name without the prefix, float32 weight with the patcher's patches), one after the other on a device.
 
     The tensors are new ones: nothing of the host's changes with them. Call it outside of inference mode.
@@ -36,7 +42,7 @@ def effective_weights(patcher, prefix: str, device: torch.device) -> Iterator[tu
         yield key.removeprefix(prefix), weight.clone() if weight.is_inference() else weight
 
 
-def copy_unet(model, device: torch.device) -> nn.Module:
+def copy_unet(model: ModelPatcher, device: torch.device) -> nn.Module:
     """The UNet of a MODEL with the weights that it samples with, float32, as plain layers without the host's casts."""
     original = model.model.diffusion_model
     config = {**model.model.model_config.unet_config, "dtype": torch.float32}
@@ -59,7 +65,7 @@ def predict_with(unet: nn.Module):
     return predict
 
 
-def copy_text_encoder(clip, device: torch.device) -> FrozenTextEncoder:
+def copy_text_encoder(clip: CLIP, device: torch.device) -> FrozenTextEncoder:
     """The text encoder of a CLIP with its patches and its clip skip, float32."""
     transformer = clip.cond_stage_model.clip_l.transformer
     layers = transformer.text_model.encoder.layers
@@ -76,7 +82,7 @@ def _group_norms(unet: nn.Module) -> list[nn.GroupNorm]:
 
 def _attend_fused(function, q: Tensor, k: Tensor, v: Tensor, heads: int, *arguments, **options) -> Tensor:
     """Attention of `[B, L, heads * d]` by PyTorch's fused kernels, which keep no probabilities for the backward."""
-    q, k, v = (_split(tensor, heads) for tensor in (q, k, v))
+    q, k, v = (split_heads(tensor, heads) for tensor in (q, k, v))
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
 
@@ -84,11 +90,6 @@ def _attend_on_cpu(function, q: Tensor, k: Tensor, v: Tensor, heads: int, *argum
     """The same by two products and a softmax: with gradients the faster way on CPUs while probabilities are few."""
     if q.shape[1] > _FEW:
         return _attend_fused(function, q, k, v, heads)
-    q, k, v = (_split(tensor, heads) for tensor in (q, k, v))
+    q, k, v = (split_heads(tensor, heads) for tensor in (q, k, v))
     probabilities = (q * q.shape[-1] ** -0.5 @ k.mT).softmax(-1)
     return (probabilities @ v).transpose(1, 2).flatten(2)
-
-
-def _split(tensor: Tensor, heads: int) -> Tensor:
-    """`[B, L, heads * d]` to `[B, heads, L, d]`."""
-    return tensor.unflatten(-1, (heads, -1)).transpose(1, 2)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import comfy.model_management as mm
 import torch
 
-from ....blipdiff_impl.errors import SubjectError
-from ....blipdiff_impl.finetuning.memory import UNetSize, bytes_needed, plan, too_much
-from ....blipdiff_impl.finetuning.settings import FinetuneSettings
+from .....blipdiff_impl.blip_diffusion.finetuning.memory import UNetSize, bytes_needed, plan, too_much
+from .....blipdiff_impl.blip_diffusion.finetuning.settings import FinetuneSettings
+from .....blipdiff_impl.errors import SubjectError
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
 
 log = logging.getLogger(__name__)
 
@@ -19,7 +23,7 @@ log = logging.getLogger(__name__)
 class Room:
     """What one fine-tuning needs on the host's device."""
 
-    def __init__(self, model, settings: FinetuneSettings, resolution: int, precision: torch.dtype):
+    def __init__(self, model: ModelPatcher, settings: FinetuneSettings, resolution: int, precision: torch.dtype):
         self._need = (_size(model), settings, resolution, precision)
         self._device = mm.get_torch_device()
 
@@ -38,7 +42,7 @@ class Room:
         return chosen.checkpointing
 
     @contextmanager
-    def explained(self) -> Iterator[None]:
+    def explained(self) -> Generator[None, None, None]:
         """Turns "out of memory" inside the block into a sentence with settings that fit; other errors pass."""
         try:
             yield
@@ -56,7 +60,7 @@ def _is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.cuda.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-def _size(model) -> UNetSize:
+def _size(model: ModelPatcher) -> UNetSize:
     weights = model.model_state_dict("diffusion_model.")
     attention = [tensor for key, tensor in weights.items() if ".attn" in key and tensor.ndim == 2]
     return UNetSize(

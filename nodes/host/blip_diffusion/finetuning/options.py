@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import comfy.model_management as mm
 
-from ....blipdiff_impl.finetuning.precision import AUTO, PRECISIONS
-from ....blipdiff_impl.finetuning.settings import METHODS, FinetuneSettings
+from .....blipdiff_impl.blip_diffusion.finetuning.settings import METHODS, FinetuneSettings
+from .....blipdiff_impl.training.precision import AUTO, PRECISIONS
 
 __all__ = ["METHODS", "PRECISION_NAMES", "FinetuneSettings", "default_method"]
 

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from comfy.weight_adapter import LoRAAdapter
 
-from ....blipdiff_impl.finetuning.settings import FinetuneSettings
-from ....blipdiff_impl.finetuning.tuner import Learned
+from .....blipdiff_impl.blip_diffusion.finetuning.settings import FinetuneSettings
+from .....blipdiff_impl.blip_diffusion.finetuning.tuner import Learned
 from ..tuned_weights import fingerprint_of_base
 from ..tuning_record import TuningRecord, attach_tuning
 from .copies import UNET, effective_weights
 
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
 
-def with_learned(model, learned: Learned, settings: FinetuneSettings):
-    """A clone of the MODEL that samples with the tuned weights."""
+
+def with_learned(model: ModelPatcher, learned: Learned, settings: FinetuneSettings) -> ModelPatcher:
+    """A clone of the MODEL that samples with the tuned weights; the MODEL itself where the vectors alone were tuned."""
+    if not learned.weights and not learned.factors:
+        return model
     patches = _differences(model, learned) | _adapters(learned)
     clone = model.clone()
     clone.add_patches(patches)
@@ -21,7 +28,7 @@ def with_learned(model, learned: Learned, settings: FinetuneSettings):
     return clone
 
 
-def _differences(model, learned: Learned) -> dict[str, tuple]:
+def _differences(model: ModelPatcher, learned: Learned) -> dict[str, tuple]:
     """Tuned weight less the weight before, in the type that the weight is stored in; it stays in main memory."""
     if not learned.weights:
         return {}

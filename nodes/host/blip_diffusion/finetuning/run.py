@@ -2,52 +2,64 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import comfy.model_management as mm
 import torch
 from torch import Tensor, nn
 
-from ....blipdiff_impl.errors import SubjectError
-from ....blipdiff_impl.finetuning.captions import SubjectCaption, plain_caption
-from ....blipdiff_impl.finetuning.checkpointing import forget_activations
-from ....blipdiff_impl.finetuning.curve import draw_curve
-from ....blipdiff_impl.finetuning.pictures import TrainingPictures, check_resolution, prepare, square_masks, squares
-from ....blipdiff_impl.finetuning.precision import AUTO, choose_precision
-from ....blipdiff_impl.finetuning.preview import Preview
-from ....blipdiff_impl.finetuning.settings import FinetuneSettings
-from ....blipdiff_impl.finetuning.text import FrozenTextEncoder
-from ....blipdiff_impl.finetuning.tuner import Prior, Tuner
-from ....blipdiff_impl.subject import Subject
-from ....blipdiff_impl.tokenizers import normalise_category
-from ..models import PICTURE_SIZE_OF_MODEL
+from .....blipdiff_impl.blip_diffusion.finetuning.captions import SubjectCaption, plain_caption
+from .....blipdiff_impl.blip_diffusion.finetuning.curve import draw_curve
+from .....blipdiff_impl.blip_diffusion.finetuning.pictures import (
+    TrainingPictures,
+    check_resolution,
+    prepare,
+    square_masks,
+    square_opacity,
+    squares,
+)
+from .....blipdiff_impl.blip_diffusion.finetuning.preview import Preview
+from .....blipdiff_impl.blip_diffusion.finetuning.settings import FinetuneSettings
+from .....blipdiff_impl.blip_diffusion.finetuning.text import FrozenTextEncoder
+from .....blipdiff_impl.blip_diffusion.finetuning.tuner import Prior, Tuner
+from .....blipdiff_impl.blip_diffusion.subject import Subject
+from .....blipdiff_impl.errors import SubjectError
+from .....blipdiff_impl.files import as_tensor
+from .....blipdiff_impl.pictures.preprocess import Photos
+from .....blipdiff_impl.prompts.tokenizers import normalise_category
+from .....blipdiff_impl.training.precision import AUTO, choose_precision, forget_activations
+from ...notices import tell
+from ..loader import PICTURE_SIZE_OF_MODEL
+from .checks import require_fitting, require_trainable
 from .copies import copy_text_encoder, copy_unet, predict_with
-from .delivery import with_learned
-from .fitness import require_fitting, require_trainable
-from .room import Room
-from .watching import Watch
+from .memory import Room
+from .patches import with_learned
+from .progress import Watch
+
+if TYPE_CHECKING:
+    from comfy.model_base import BaseModel
+    from comfy.model_patcher import ModelPatcher
+    from comfy.sd import CLIP, VAE
 
 _STABLE_DIFFUSION = 512
 
-log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Inputs:
     """What is connected to the node."""
 
-    model: object
-    clip: object
-    vae: object
+    model: ModelPatcher
+    clip: CLIP
+    vae: VAE
     subject: Subject
-    images: Tensor
-    masks: Tensor | None = None
-    class_images: Tensor | None = None
+    images: Photos
+    masks: Photos | None = None
+    class_images: Photos | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class HostOptions:
     """What the host's node offers beside the settings of the method.
 
@@ -57,19 +69,35 @@ class HostOptions:
         preview_every: steps between previews; 0 is none.
         preview_prompt: what the preview shows the subject doing.
         keep_on_cancel: give out what was learned when the artist cancels, instead of ending the prompt.
-        node_id: of the node that runs.
+        node: id of the node that runs.
     """
 
     resolution: int = 0
     precision: str = AUTO
     preview_every: int = 20
     preview_prompt: str = ""
-    keep_on_cancel: bool = False
-    node_id: str | None = None
+    keep_on_cancel: bool = True
+    node: str | None = None
 
 
-def finetune(inputs: Inputs, settings: FinetuneSettings, options: HostOptions) -> tuple[object, Subject, Tensor]:
-    """MODEL and SUBJECT that know the photos, and the loss curve as an IMAGE.
+@dataclass(frozen=True, eq=False)
+class Finetuned:
+    """What comes out of the node.
+
+    Attributes:
+        model, subject: know the photos.
+        curve: the loss, an IMAGE.
+        shown: what the node shows, an IMAGE: the curve, beside the subject as it is drawn now where there are previews.
+    """
+
+    model: ModelPatcher
+    subject: Subject
+    curve: Tensor
+    shown: Tensor
+
+
+def finetune(inputs: Inputs, settings: FinetuneSettings, options: HostOptions) -> Finetuned:
+    """Learn the photos.
 
     Raises:
         SubjectError: something that cannot be used or does not fit, or too little memory; says what would.
@@ -89,31 +117,43 @@ def finetune(inputs: Inputs, settings: FinetuneSettings, options: HostOptions) -
     with torch.inference_mode(False), room.explained():
         tuner, encoder = _prepare(inputs, pictures, others, settings, precision, room.make(reason))
         picture = _preview(inputs, tuner, encoder, tuple(pictures.latents.shape[1:]), options, precision)
-        _run(tuner, Watch(settings.steps, options.node_id, picture, options.preview_every), options.keep_on_cancel)
+        keeps = options.keep_on_cancel
+        watch = Watch(settings.steps, options.node, picture, options.preview_every, keeps)
+        _run(tuner, watch, keeps)
         learned = tuner.learned()
         source = f"{subject.source}, {learned.steps} steps of {settings.method}"
         tuned = Subject(learned.vectors, subject.category, subject.encoder_fingerprint, source)
-        return with_learned(model, learned, settings), tuned, draw_curve(tuner.losses, tuner.stopped)
+        curve, summary = draw_curve(tuner.losses, tuner.stopped), watch.summary(tuner.losses, tuner.stopped)
+        shown = curve if summary is None else as_tensor(summary)[None]
+        return Finetuned(with_learned(model, learned, settings), tuned, curve, shown)
 
 
-def _encode(inputs: Inputs, images: Tensor, masks, settings: FinetuneSettings, resolution: int) -> TrainingPictures:
+def _encode(
+    inputs: Inputs, images: Photos, masks: Photos | None, settings: FinetuneSettings, resolution: int
+) -> TrainingPictures:
     """Latents that autograd accepts."""
     targets = squares(images, resolution)
     cut = None if masks is None else square_masks(masks, images, resolution)
+    opaque = square_opacity(images, resolution)
 
     def encode(pixels: Tensor) -> Tensor:
         return inputs.model.model.process_latent_in(inputs.vae.encode(pixels))
 
-    pictures = prepare(targets, encode, cut, settings.background_weight, settings.flip)
+    pictures = prepare(targets, encode, cut, settings.background_weight, settings.flip, opaque)
     if not torch.isfinite(pictures.latents).all():
         raise SubjectError("The VAE makes NaN of these photos. Start ComfyUI with --fp32-vae, or use another VAE.")
     with torch.inference_mode(False):
-        parts = (pictures.latents, pictures.mirrored, pictures.weights)
-        return TrainingPictures(*(None if part is None else part.clone() for part in parts))
+        mirrored, weights = (None if part is None else part.clone() for part in (pictures.mirrored, pictures.weights))
+        return TrainingPictures(pictures.latents.clone(), mirrored, weights)
 
 
 def _prepare(
-    inputs: Inputs, pictures: TrainingPictures, others, settings: FinetuneSettings, precision, checkpointing: bool
+    inputs: Inputs,
+    pictures: TrainingPictures,
+    others: TrainingPictures | None,
+    settings: FinetuneSettings,
+    precision: torch.dtype,
+    checkpointing: bool,
 ) -> tuple[Tuner, FrozenTextEncoder]:
     """Copies of UNet and text encoder, and the tuner around them."""
     device, subject = mm.get_torch_device(), inputs.subject
@@ -136,7 +176,7 @@ def _run(tuner: Tuner, watch: Watch, keep_on_cancel: bool) -> None:
             raise
         tuner.stopped = f"Cancelled after step {len(tuner.losses)} of {tuner.settings.steps}; what it learned is kept."
     if tuner.stopped:
-        log.warning(tuner.stopped)
+        tell(tuner.stopped)
 
 
 def _preview(
@@ -148,7 +188,8 @@ def _preview(
     precision: torch.dtype,
 ) -> Callable[[], Tensor]:
     """A function that draws the subject as it looks by now, `[1, H, W, 3]`."""
-    subject, latent_format = inputs.subject, inputs.model.model
+    subject = inputs.subject
+    latent_format: BaseModel = inputs.model.model
     prompt = f"a {normalise_category(subject.category)} {options.preview_prompt}".strip()
     context_of = SubjectCaption(encoder, _words(inputs.clip, prompt), subject.num_tokens, padded=True)
     empty = plain_caption(encoder, [], padded=True)
@@ -162,13 +203,14 @@ def _preview(
     return picture
 
 
-def alphas_bar(model) -> Tensor:
+def alphas_bar(model: ModelPatcher) -> Tensor:
     """From the MODEL's own table of noise levels: alpha_bar = 1 / (1 + sigma^2), `[1000]`."""
     sigmas = model.get_model_object("model_sampling").sigmas
+    assert isinstance(sigmas, Tensor)  # `require_trainable` refuses a MODEL without them
     return 1 / (1 + sigmas.detach().float().clone() ** 2)
 
 
-def _words(clip, text: str) -> list[int]:
+def _words(clip: CLIP, text: str) -> list[int]:
     """Token ids of a text, without start, end and padding; the host numbers those 0 and words from 1."""
     rows = clip.tokenize(text, return_word_ids=True)["l"]
     ids = [item for row in rows for item, _, word in row if word != 0]

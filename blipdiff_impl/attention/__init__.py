@@ -1,0 +1,1 @@
+"""Who looks where: attention maps, masks and regions."""

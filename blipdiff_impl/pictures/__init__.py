@@ -1,0 +1,1 @@
+"""Pixels: how a photo becomes what a network sees."""

@@ -1,0 +1,1 @@
+"""Text to positions: where in the prompt is what?"""

@@ -1,0 +1,1 @@
+"""The engine of every training: it knows no loss by name."""

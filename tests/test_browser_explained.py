@@ -1,0 +1,79 @@
+"""What an artist reads when something is wrong, in both renderers of the front end: the sentence alone, once."""
+
+import pytest
+from front_end import read
+
+from tools.browser import open_front_end
+from tools.places import ROOT
+
+TOAST = ".p-toast-message"
+RUNS_MS = 300_000
+
+
+@pytest.fixture(scope="module")
+def page(browser, host):
+    with open_front_end(browser, host.url) as front_end:
+        yield front_end
+
+
+@pytest.fixture(params=[False, True], ids=["classic", "nodes 2.0"])
+def renderer(request, page):
+    """The page in one of the renderers; returns a function that opens zero_shot and runs JavaScript on it."""
+    page.evaluate("on => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", request.param)
+
+    def opened(change):
+        workflow = read(ROOT / "workflows" / "zero_shot.json")
+        page.evaluate("workflow => app.loadGraphData(workflow)", workflow)
+        page.evaluate("() => { const named = type => app.graph.nodes.find(n => n.type === type);" + change + "}")
+        page.evaluate("app.queuePrompt(0, 1)")  # the button lies under the templates that a fresh profile is shown
+
+    yield opened
+    page.evaluate("app.extensionManager.setting.set('Comfy.VueNodes.Enabled', false)")
+
+
+def toast_of(page, sentence):
+    """Title and text of the toast that begins with a sentence, as soon as it is the only one: the last one fades."""
+    page.locator(TOAST, has_text=sentence).last.wait_for()
+    page.wait_for_function(f"document.querySelectorAll({TOAST!r}).length === 1")
+    return page.locator(TOAST).inner_text().split("\n", 1)
+
+
+def test_a_refusal_stands_on_its_widget_and_in_the_toast(page, renderer):
+    renderer("named('SubjectEncoder').widgets[0].value = ' ';")
+    sentence = "The category is empty (given: ' '). Name the subject in a word or two, such as 'dog' or 'mug'."
+    assert toast_of(page, sentence) == ["Subject Encoder", sentence]
+    (refused,) = page.evaluate("Object.values(app.lastNodeErrors)")
+    assert [(e["extra_info"]["input_name"], e["details"]) for e in refused["errors"]] == [("category", sentence)]
+
+
+def test_a_refusal_over_several_inputs_stands_on_one(page, renderer):
+    renderer("""
+        const scene = LiteGraph.createNode('SubjectScene'), any = LiteGraph.createNode('PreviewAny');
+        app.graph.add(scene); app.graph.add(any);
+        named('SubjectModelLoader').connect(1, scene, 'clip'); named('SubjectEncoder').connect(0, scene, 'subject_a');
+        scene.widgets[0].value = 'a {a} and a {b}'; scene.connect(0, any, 0);""")
+    title, sentence = toast_of(page, "The prompt has the marker {b}")
+    assert title == "Subjects in One Prompt" and sentence.startswith("The prompt has the marker {b}")
+    (refused,) = page.evaluate("Object.values(app.lastNodeErrors)")
+    assert [e["extra_info"]["input_name"] for e in refused["errors"]] == ["prompt"]
+
+
+def test_an_error_while_running_is_its_sentence(page, renderer):
+    renderer("""
+        const mask = LiteGraph.createNode('SolidMask');
+        app.graph.add(mask); mask.connect(0, named('SubjectEncoder'), 'masks');""")
+    page.wait_for_function("app.lastExecutionError", timeout=RUNS_MS)
+    expected = "The mask is 512x512 pixels but the photo is 256x256."
+    title, sentence = toast_of(page, expected)
+    assert title == "Subject Encoder" and sentence.startswith(expected)
+
+
+def test_what_is_told_stands_on_the_node(page, renderer):
+    """The next Run takes the toast of the last one away."""
+    renderer("""  // another text each time: what comes from the host's cache says nothing
+        named('SubjectPromptInfix').widgets[0].value = `on the beach [subjekt] ${Date.now()}`;
+        named('KSampler').widgets[2].value = 1;""")
+    text = "app.graph.nodes.find(n => n.type === 'SubjectPromptInfix').widgets.at(-1).value"
+    page.wait_for_function(f"{text}?.includes?.('[subjekt] in the prompt is read as words')", timeout=RUNS_MS)
+    page.wait_for_function("app.ui.lastQueueSize === 0", timeout=RUNS_MS)
+    page.wait_for_selector(".p-toast-message-error", state="detached")  # it fades
