@@ -4,27 +4,21 @@ diffusers' ControlNet with the same weights is the reference for the host's, bot
 leaves room for two implementations of attention.
 """
 
-import sys
-
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from blipdiff_impl.checkpoints import open_checkpoint
+from blipdiff_impl.blip_diffusion.checkpoints import open_checkpoint
+from blipdiff_impl.toy_world.render import render_picture
+from blipdiff_impl.toy_world.world import BACKGROUND_NAMES, HELD_OUT_SEED, subject_from_seed
 from blipdiff_impl.toybox.control_names import host_name
 from blipdiff_impl.toybox.model import CONFIG
-from blipdiff_impl.toybox.render import render_picture
 from blipdiff_impl.toybox.train_edges import HINT_CHANNELS, WEIGHT_FILE
-from blipdiff_impl.toybox.world import BACKGROUND_NAMES, HELD_OUT_SEED, subject_from_seed
 
 EXACT = 1e-4
 MAX_BYTES = 15_000_000
 CONTROLNET = "blipdiffusion_toybox_edges.safetensors"
-
-
-def part(comfy, name):
-    return sys.modules[f"{comfy.pack.__name__}.{name}"]
 
 
 def renders(count, category=None, background=None, first=HELD_OUT_SEED + 5000):
@@ -67,7 +61,7 @@ def test_the_file_is_small_and_holds_numbers_only():
 
 
 def test_the_hosts_loader_lists_it_and_no_other_file_of_the_pack(comfy):
-    folder = part(comfy, "nodes.host.folders").CONTROLNETS
+    folder = comfy.module("nodes.host.folders").CONTROLNETS
     assert CONTROLNET in comfy.folder_paths.get_filename_list("controlnet")
     assert str(folder) in comfy.folder_paths.get_folder_paths("controlnet")
     assert [path.name for path in folder.iterdir()] == [CONTROLNET]
@@ -91,7 +85,7 @@ def test_the_host_computes_what_diffusers_computes(comfy, toybox, control, host_
 
 
 def _reference_control():
-    """diffusers' ControlNet: the base's way down, with the file's tensors where it has some."""
+    """diffusers' ControlNet: the base's down blocks, with the file's tensors where it has some."""
     from diffusers import ControlNetModel, UNet2DConditionModel
 
     unet = UNet2DConditionModel(**CONFIG.unet.to_diffusers())
@@ -134,7 +128,7 @@ def test_the_controlnet_sees_the_prompt_that_the_unet_sees(comfy, monkeypatch, t
     from comfy.controlnet import ControlNet
 
     model, clip = toybox[:2]
-    Subject = part(comfy, "blipdiff_impl.subject").Subject
+    Subject = comfy.module("blipdiff_impl.blip_diffusion.subject").Subject
     vectors = torch.randn(1, 16, 128, generator=torch.Generator().manual_seed(2))
     asked = []
 
@@ -166,7 +160,7 @@ def test_a_controlnet_of_another_family_stops_the_sampler_and_harms_nothing(comf
     from comfy.controlnet import ControlNet
 
     unet = tiny_model.canonical("unet", tiny_model.reference_modules(seed=5)["unet"])
-    other = part(comfy, "nodes.host.unet").load_unet(unet, tiny_model.CONFIG.unet, torch.float32)
+    other = comfy.module("nodes.host.unet").load_unet(unet, tiny_model.CONFIG.unet, torch.float32)
     sizes = {**other.model.model_config.unet_config, "hint_channels": 3, "dtype": torch.float32}
     network = Network(**{name: value for name, value in sizes.items() if name != "out_channels"})
     for weight in network.parameters():

@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from blipdiff_impl.checkpoints import open_checkpoint
-from blipdiff_impl.config import ModelConfig
+from blipdiff_impl.blip_diffusion.checkpoints import open_checkpoint
+from blipdiff_impl.blip_diffusion.config import ModelConfig
 from blipdiff_impl.errors import SubjectError
-from blipdiff_impl.toybox.world import CATEGORIES, vocabulary
+from blipdiff_impl.toy_world.world import CATEGORIES, vocabulary
 
 MAX_BYTES = 45_000_000
 PARTS = ("subject_encoder", "text_encoder", "unet", "vae")
@@ -46,7 +46,7 @@ def test_every_part_loads_through_the_ordinary_loader(weight_file):
 
 
 def test_adopting_cuts_the_words_of_captions_and_changes_nothing_else(weight_file, tmp_path):
-    from blipdiff_impl.checkpoints import write_single_file
+    from blipdiff_impl.blip_diffusion.checkpoints import write_single_file
     from blipdiff_impl.toybox.export import adopt
 
     checkpoint = open_checkpoint("toybox")
@@ -67,11 +67,11 @@ def test_adopting_cuts_the_words_of_captions_and_changes_nothing_else(weight_fil
 
 def test_latent_channels_have_unit_spread_under_the_usual_factor():
     """Scaled by 0.18215 each channel has mean 0 and spread 1, which the noise schedule takes for granted."""
-    from blipdiff_impl.pipeline import build_vae
+    from blipdiff_impl.stable_diffusion.building import build_vae
     from blipdiff_impl.toybox.evaluate import make_trials
 
     checkpoint = open_checkpoint("toybox")
-    vae = build_vae(checkpoint.config, {name: t.float() for name, t in checkpoint.part("vae").items()})
+    vae = build_vae(checkpoint.config.vae, {name: t.float() for name, t in checkpoint.part("vae").items()})
     pictures = np.stack([trial.rendered for trial in make_trials(48)])
     with torch.inference_mode():
         pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -85,7 +85,7 @@ def test_held_out_subjects_are_drawn_where_the_prompt_says():
     (5 standard errors of chance) and far below what docs/toybox.md reports, so that neither luck nor another
     machine's rounding decides.
     """
-    from blipdiff_impl.pipeline import SubjectPipeline
+    from blipdiff_impl.blip_diffusion.pipeline import SubjectPipeline
     from blipdiff_impl.toybox.evaluate import Evaluation, generate, make_trials
     from blipdiff_impl.toybox.judge import Judge
 
@@ -105,3 +105,14 @@ def test_the_judge_is_fair_to_the_renderer():
     trials = make_trials(2 * len(CATEGORIES))
     scores = Evaluation(Judge.load(), trials).score(np.stack([trial.rendered for trial in trials]))
     assert min(scores[name] for name in ("subject_top1", "background_accuracy", "category_accuracy")) >= 0.9
+
+
+def test_a_pipeline_that_was_put_together_to_draw_has_no_encoder_and_says_so():
+    from blipdiff_impl.blip_diffusion.pipeline import SubjectPipeline
+
+    whole = SubjectPipeline.from_checkpoint("toybox")
+    drawing = SubjectPipeline(whole.config, None, whole.text_encoder, whole.unet, whole.vae)
+    picture = drawing.generate(None, "on the beach", "mug", steps=1, guidance=1.0)
+    assert picture.shape == (1, 96, 96, 3)
+    with pytest.raises(SubjectError, match="has no subject encoder"):
+        _ = drawing.encoder

@@ -7,11 +7,11 @@ import colorsys
 import numpy as np
 import pytest
 
-from blipdiff_impl.tokenizers import CLIP_END, CLIP_START, clip_ids
-from blipdiff_impl.toybox import prompts
-from blipdiff_impl.toybox.colour import delta_e, rgb_to_lab
-from blipdiff_impl.toybox.render import PICTURE_SIZE, REFERENCE_SIZE, render_picture, render_reference
-from blipdiff_impl.toybox.world import (
+from blipdiff_impl.prompts.tokenizers import CLIP_END, CLIP_START, clip_ids
+from blipdiff_impl.toy_world import prompts
+from blipdiff_impl.toy_world.colour import delta_e, rgb_to_lab
+from blipdiff_impl.toy_world.render import PICTURE_SIZE, REFERENCE_SIZE, render_picture, render_reference
+from blipdiff_impl.toy_world.world import (
     BACKGROUND_NAMES,
     CATEGORIES,
     HELD_OUT_SEED,

@@ -7,10 +7,19 @@ import logging
 import sys
 from pathlib import Path
 
+from ..command import exit_status
+from ..settings import require_in_range
+from .threads import on_one_thread
+
 PRETRAINED = Path("pretraining") / "stage2" / "model.safetensors"
 
 
-def main(arguments: list[str]) -> None:
+def main(arguments: list[str] | None = None) -> int:
+    """Run one stage; what is wrong ends in one sentence and exit status 2, Ctrl-C in 130."""
+    return exit_status(lambda: _run(arguments))
+
+
+def _run(arguments: list[str] | None) -> None:
     parser = argparse.ArgumentParser(prog="python -m blipdiff_impl.toybox", description=__doc__)
     parser.add_argument("stage", choices=sorted(STAGES))
     parser.add_argument("--minutes", type=float, help="length of a training stage over all its runs")
@@ -18,30 +27,21 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--processes", type=int, default=1, help="how many share it; start each with its own number")
     parser.add_argument("--subjects", type=int, default=256, help="held-out subjects that `numbers` draws")
     parser.add_argument("--file", type=Path, default=PRETRAINED, help="what `adopt` takes")
+    parser.add_argument("--out", type=Path, help="where `renew` and `adapter` write, instead of the pack's file")
+    parser.add_argument("--sizes", type=int, nargs="+", default=(), choices=(96, 192), help="of the pictures measured")
+    parser.add_argument("--model", default="toybox", help="the file that `numbers` measures")
     options = parser.parse_args(arguments)
+    if options.minutes is not None:
+        require_in_range("minutes", options.minutes, 0.01, 100_000)
+    require_in_range("processes", options.processes, 1, 1024)
+    require_in_range("process", options.process, 0, options.processes - 1)
+    require_in_range("subjects", options.subjects, 1, 100_000)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout)
     STAGES[options.stage](options)
 
 
-def _one_thread(stage):
-    """On one thread: two of them wait for each other many times as long as they work when a core is not free.
-
-    Attention by plain products, because its fused backward is the slower one at these sizes.
-    """
-
-    def run(options: argparse.Namespace) -> None:
-        import torch
-        from torch.nn.attention import SDPBackend, sdpa_kernel
-
-        torch.set_num_threads(1)
-        with sdpa_kernel(SDPBackend.MATH):
-            stage(options)
-
-    return run
-
-
 def _bank(options: argparse.Namespace) -> None:
-    from .bank import make_bank
+    from ..toy_world.bank import make_bank
 
     make_bank()
 
@@ -94,10 +94,41 @@ def _diffusion(options: argparse.Namespace) -> None:
     train_diffusion(options.minutes or 62, options.process, options.processes)
 
 
+def _scene_bank(options: argparse.Namespace) -> None:
+    from .scene_bank import make_scene_bank
+
+    make_scene_bank()
+
+
+def _scenes(options: argparse.Namespace) -> None:
+    from .train_scenes import train_scenes
+
+    train_scenes(options.minutes or 110)
+
+
+def _large_decoder(options: argparse.Namespace) -> None:
+    from .train_decoder import train_decoder
+
+    train_decoder(options.minutes or 15)
+
+
+def _renew(options: argparse.Namespace) -> None:
+    from .export import WEIGHT_FILE, renew
+
+    renew(options.out or WEIGHT_FILE)
+
+
 def _edges(options: argparse.Namespace) -> None:
     from .train_edges import train_edges
 
-    train_edges(options.minutes or 25)
+    train_edges(options.minutes or 45)
+
+
+def _adapter(options: argparse.Namespace) -> None:
+    from ..ms_diffusion.checkpoint import TOYBOX_FILE
+    from .train_adapter import make_adapter
+
+    make_adapter(options.out or TOYBOX_FILE)
 
 
 def _export(options: argparse.Namespace) -> None:
@@ -115,7 +146,7 @@ def _adopt(options: argparse.Namespace) -> None:
 def _numbers(options: argparse.Namespace) -> None:
     from .evaluate import print_numbers
 
-    print_numbers(options.subjects)
+    print_numbers(options.subjects, options.model, options.sizes)
 
 
 def _settings(options: argparse.Namespace) -> None:
@@ -126,20 +157,25 @@ def _settings(options: argparse.Namespace) -> None:
 
 STAGES = {
     "bank": _bank,
-    "vae": _one_thread(_vae),
-    "fold": _one_thread(_fold),
-    "decoder": _one_thread(_decoder),
-    "subject": _one_thread(_subject),
-    "judge": _one_thread(_judge),
-    "features": _one_thread(_features),
-    "latents": _one_thread(_latents),
-    "diffusion": _one_thread(_diffusion),
-    "edges": _one_thread(_edges),
+    "vae": on_one_thread(_vae),
+    "fold": on_one_thread(_fold),
+    "decoder": on_one_thread(_decoder),
+    "subject": on_one_thread(_subject),
+    "judge": on_one_thread(_judge),
+    "features": on_one_thread(_features),
+    "latents": on_one_thread(_latents),
+    "diffusion": on_one_thread(_diffusion),
+    "scene_bank": on_one_thread(_scene_bank),
+    "scenes": on_one_thread(_scenes),
+    "large_decoder": on_one_thread(_large_decoder),
+    "renew": _renew,
+    "adapter": _adapter,
+    "edges": on_one_thread(_edges),
     "export": _export,
     "adopt": _adopt,
-    "numbers": _one_thread(_numbers),
-    "settings": _one_thread(_settings),
+    "numbers": on_one_thread(_numbers),
+    "settings": on_one_thread(_settings),
 }
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main())

@@ -11,7 +11,7 @@ _INSIDE_RESNET = {
     "norm2": "out_layers.0",
     "conv2": "out_layers.3",
 }
-# The host numbers the blocks of the way down through: the first convolution, then a layer and a halving for each level.
+# The host numbers the down blocks through: the first convolution, then a layer and a downsampling for each level.
 _PLACES = (
     (r"conv_in", lambda m: "input_blocks.0.0"),
     (r"down_blocks\.(\d)\.resnets\.0\.(\w+)", lambda m: f"input_blocks.{2 * int(m[1]) + 1}.0.{_INSIDE_RESNET[m[2]]}"),

@@ -2,8 +2,9 @@
 
 Each subject is encoded from one reference picture and drawn in a described place. The judge names kind, place and
 pattern; the subject itself is looked for among 8 candidates of the same kind by the distance of colours and where they
-lie. The same judge looks at the renderer's own pictures (is it fair?), at these pictures after the autoencoder (the
-ceiling), and at pictures made without subject vectors (is it fooled?).
+lie. The judge was trained on pictures of 96 pixels, and looks at larger ones made small (`judged_size`), the
+candidates' too. The same judge looks at the renderer's own pictures (is it fair?), at these pictures after the
+autoencoder (the ceiling), and at pictures made without subject vectors (is it fooled?).
 """
 
 from __future__ import annotations
@@ -15,16 +16,29 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..pipeline import SubjectPipeline
-from ..prompt import compose
-from .judge import Judge, palette_distance, sliced_distance, subject_points
-from .render import render_picture, render_reference
-from .world import BACKGROUND_NAMES, CATEGORIES, HELD_OUT_SEED, PATTERNS, ToySubject, captions, subject_from_seed
+from ..blip_diffusion.pipeline import SubjectPipeline
+from ..blip_diffusion.text import encode_subject
+from ..files import as_tensor
+from ..pictures.pixels import to_uint8
+from ..prompts.rows import compose
+from ..toy_world.render import LARGE_SIZE, PICTURE_SIZE, render_picture, render_reference
+from ..toy_world.world import (
+    BACKGROUND_NAMES,
+    CATEGORIES,
+    HELD_OUT_SEED,
+    PATTERNS,
+    WORKING_SIZES,
+    ToySubject,
+    captions,
+    subject_from_seed,
+)
+from .judge import Judge, judged_size, palette_distance, sliced_distance, subject_points
+from .scene_numbers import scene_numbers
 
 STEPS = 25
 GUIDANCE = 2.5
 CANDIDATES = 8
-BATCH = 64
+BATCH = 64  # pictures of 96 pixels; of larger ones fewer
 
 
 @dataclass(frozen=True)
@@ -39,9 +53,9 @@ class Trial:
     candidates: np.ndarray
 
 
-def make_trials(count: int) -> list[Trial]:
-    """Trials over all kinds and places in turn; always the same."""
-    return [_trial(i) for i in range(count)]
+def make_trials(count: int, size: int = PICTURE_SIZE) -> list[Trial]:
+    """Trials over all kinds and places in turn, always the same, with pictures of `size` pixels."""
+    return [_trial(i, size) for i in range(count)]
 
 
 def generate(
@@ -54,27 +68,26 @@ def generate(
     template: str = "released",
     steps: int = STEPS,
 ) -> np.ndarray:
-    """The model's pictures of the trials, uint8 [N, 96, 96, 3]; noise depends on the trial's number only."""
-    pictures = []
+    """The model's pictures of the trials, uint8 [N, S, S, 3], as large as theirs; noise depends on a trial's number."""
+    pictures, side = [], len(trials[0].rendered)
+    batch = max(1, BATCH * PICTURE_SIZE**2 // side**2)
     with torch.inference_mode():
         empty = pipeline.text_encoder.encode_plain("")
-        for start in range(0, len(trials), BATCH):
-            part = trials[start : start + BATCH]
+        for start in range(0, len(trials), batch):
+            part = trials[start : start + batch]
             context = torch.cat([_context(pipeline, t, with_subject, repetitions, template) for t in part])
-            noise = torch.cat([_noise(start + i) for i in range(len(part))])
+            noise = torch.cat([pipeline.start_noise(1, (side, side), start + i) for i in range(len(part))])
             latents = pipeline.denoise(noise, context, empty, steps, guidance, scheduler)
             pictures.append(pipeline.decode(latents))
-    return _to_bytes(torch.cat(pictures))
+    return to_uint8(torch.cat(pictures))
 
 
 def through_autoencoder(pipeline: SubjectPipeline, pictures: np.ndarray) -> np.ndarray:
-    """Pictures uint8 [N, 96, 96, 3] encoded and decoded: the best that any latent could give."""
+    """Pictures uint8 [N, S, S, 3] encoded and decoded: the best that any latent could give."""
     pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
     with torch.inference_mode():
-        parts = [
-            pipeline.vae.encode(p).latent_dist.mean * pipeline.config.vae.scaling_factor for p in pixels.split(BATCH)
-        ]
-        return _to_bytes(torch.cat([pipeline.decode(p) for p in parts]))
+        parts = [pipeline.vae.encode(p).latent_dist.mean * pipeline.config.vae.scaling_factor for p in pixels.split(16)]
+        return to_uint8(torch.cat([pipeline.decode(p) for p in parts]))
 
 
 class Evaluation:
@@ -82,14 +95,15 @@ class Evaluation:
 
     def __init__(self, judge: Judge, trials: list[Trial]) -> None:
         self.judge, self.trials = judge, trials
-        candidates = np.concatenate([t.candidates for t in trials])
+        candidates = judged_size(np.concatenate([t.candidates for t in trials]))
         masks = judge.look_at(candidates).mask
         points = [subject_points(picture, mask) for picture, mask in zip(candidates, masks, strict=True)]
         self.candidates = [points[i : i + CANDIDATES] for i in range(0, len(points), CANDIDATES)]
 
     def score(self, pictures: np.ndarray) -> dict[str, float]:
         """Shares of pictures judged right, palette distances, and standard errors (`*_se`)."""
-        verdict, trials = self.judge.look_at(pictures), self.trials
+        pictures, trials = judged_size(pictures), self.trials
+        verdict = self.judge.look_at(pictures)
         own = [subject_points(picture, mask) for picture, mask in zip(pictures, verdict.mask, strict=True)]
         distances = self._distances(own, sliced_distance)
         palettes = self._distances(own, palette_distance)
@@ -112,36 +126,56 @@ class Evaluation:
 
 def seconds_per_picture(pipeline: SubjectPipeline, trial: Trial) -> float:
     """Encoding the reference and drawing one picture, batch of one; the middle of three runs after a first one."""
-    times = []
+    times, side = [], len(trial.rendered)
     for run in range(4):
         begin = time.perf_counter()
         # slightly darker each time, so that the encoder does not remember the picture
-        subject = pipeline.encoder.encode(_as_image(trial.reference) * (1 - 0.01 * run), trial.subject.category)
-        pipeline.generate(subject, trial.phrase, steps=STEPS, guidance=GUIDANCE, seed=run)
+        subject = pipeline.encoder.encode(as_tensor(trial.reference)[None] * (1 - 0.01 * run), trial.subject.category)
+        pipeline.generate(subject, trial.phrase, steps=STEPS, guidance=GUIDANCE, seed=run, size=(side, side))
         times.append(time.perf_counter() - begin)
     return sorted(times[1:])[1]
 
 
-def print_numbers(count: int) -> None:
-    """Measure everything; a line per kind of picture, and as the last line one JSON object."""
-    pipeline, trials = SubjectPipeline.from_checkpoint("toybox"), make_trials(count)
+def measure(pipeline: SubjectPipeline, count: int, size: int) -> dict[str, float]:
+    """Every number of pictures of `size` pixels; those of the model's pictures without a prefix. Prints as it goes."""
+    trials = make_trials(count, size)
     evaluation = Evaluation(Judge.load(), trials)
     rendered = np.stack([t.rendered for t in trials])
-    scores = {
-        "renderer": evaluation.score(rendered),
-        "autoencoder": evaluation.score(through_autoencoder(pipeline, rendered)),
-        "text_only": evaluation.score(generate(pipeline, trials, with_subject=False)),
-        "generated": evaluation.score(generate(pipeline, trials)),
+    makers = {
+        "renderer": lambda: rendered,
+        "autoencoder": lambda: through_autoencoder(pipeline, rendered),
+        "text_only": lambda: generate(pipeline, trials, with_subject=False),
+        "generated": lambda: generate(pipeline, trials),
     }
-    for name, values in scores.items():
-        print(name, " ".join(f"{key} {value}" for key, value in values.items() if not key.endswith("_se")))
-    record = {"subjects": count, "steps": STEPS, "guidance": GUIDANCE, **scores.pop("generated")}
-    for name, values in scores.items():
-        record |= {f"{name}_{key}": value for key, value in values.items()}
-    print(json.dumps(record | {"seconds_per_picture": round(seconds_per_picture(pipeline, trials[0]), 3)}))
+    record = {}
+    for name, make in makers.items():
+        values = evaluation.score(make())
+        prefix = "" if name == "generated" else f"{name}_"
+        record |= {f"{prefix}{key}": value for key, value in values.items()}
+        shown = " ".join(f"{key} {value}" for key, value in values.items() if not key.endswith("_se"))
+        print(size, name, shown, flush=True)
+    return record | {"seconds_per_picture": round(seconds_per_picture(pipeline, trials[0]), 3)}
 
 
-def _trial(index: int) -> Trial:
+def print_numbers(count: int, model: str = "toybox", sizes: tuple[int, ...] = (), scenes: int = 64) -> None:
+    """Measure everything; as the last line one JSON object.
+
+    Args:
+        sizes: sides of the pictures in pixels; empty means those that the embedded model was trained on. Numbers of the
+            largest have plain names, others end in `_96`. Scenes are drawn where 192 is among them.
+    """
+    sizes = tuple(sizes) or tuple(wide for wide, high in WORKING_SIZES if wide == high)
+    pipeline = SubjectPipeline.from_checkpoint(model)
+    record: dict[str, float] = {"subjects": count, "steps": STEPS, "guidance": GUIDANCE, "pixels": max(sizes)}
+    for size in sorted(sizes, reverse=True):
+        suffix = "" if size == max(sizes) else f"_{size}"
+        record |= {f"{name}{suffix}": value for name, value in measure(pipeline, count, size).items()}
+    if LARGE_SIZE in sizes:
+        record |= scene_numbers(pipeline, scenes)
+    print(json.dumps(record))
+
+
+def _trial(index: int, size: int) -> Trial:
     rng = np.random.default_rng((HELD_OUT_SEED, index))
     category, background = CATEGORIES[index % 12], BACKGROUND_NAMES[(index + index // 12) % 12]
     first = HELD_OUT_SEED + index * CANDIDATES
@@ -152,8 +186,10 @@ def _trial(index: int) -> Trial:
         background=background,
         phrase=phrases[rng.integers(len(phrases))],
         reference=render_reference(subjects[0], rng).picture,
-        rendered=render_picture(subjects[0], background, rng).picture,
-        candidates=np.stack([render_picture(s, BACKGROUND_NAMES[rng.integers(12)], rng).picture for s in subjects]),
+        rendered=render_picture(subjects[0], background, rng, size=size).picture,
+        candidates=np.stack(
+            [render_picture(s, BACKGROUND_NAMES[rng.integers(12)], rng, size=size).picture for s in subjects]
+        ),
     )
 
 
@@ -163,17 +199,5 @@ def _context(
     text = compose(trial.phrase, trial.subject.category, template, prompt_reps=repetitions)
     if not with_subject:
         return pipeline.text_encoder.encode_plain(text.plain)
-    subject = pipeline.encoder.encode(_as_image(trial.reference), trial.subject.category)
-    return pipeline.text_encoder.encode_subject(text, subject)
-
-
-def _noise(index: int) -> torch.Tensor:
-    return torch.randn((1, 4, 12, 12), generator=torch.Generator().manual_seed(index))
-
-
-def _as_image(picture: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(picture.copy())[None].float() / 255
-
-
-def _to_bytes(pictures: torch.Tensor) -> np.ndarray:
-    return (pictures * 255).round().to(torch.uint8).numpy()
+    subject = pipeline.encoder.encode(as_tensor(trial.reference)[None], trial.subject.category)
+    return encode_subject(pipeline.text_encoder, text, subject)

@@ -7,14 +7,17 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..checkpoints import PARTS, open_checkpoint, write_single_file
+from ..blip_diffusion.checkpoints import PARTS, open_checkpoint, write_single_file
 from ..errors import SubjectError
+from ..toy_world.bank import CACHE
+from ..toy_world.world import vocabulary
 from .model import CONFIG
+from .train_decoder import CHECKPOINT as DECODER_CHECKPOINT
+from .train_decoder import averaged_decoder
 from .train_diffusion import ToyDiffusion, averaged_model
+from .train_scenes import averaged_unet
 from .train_subject import averaged_subject_encoder
 from .train_vae import build_vae
-from .training import CACHE
-from .world import vocabulary
 
 WEIGHT_FILE = Path(__file__).with_name("toybox.safetensors")
 
@@ -45,6 +48,16 @@ def best_vae() -> nn.Module:
         average = torch.load(decoder, weights_only=True)["optimiser"]["average"]
         vae.load_state_dict(vae.state_dict() | average)
     return vae.eval()
+
+
+def renew(path: Path = WEIGHT_FILE) -> None:
+    """Put what `scenes` and `large_decoder` trained into the embedded model; everything else in it stays."""
+    checkpoint = open_checkpoint("toybox")
+    found = {name: dict(checkpoint.part(name)) for name in PARTS}
+    found["unet"] |= averaged_unet()
+    if DECODER_CHECKPOINT.exists():
+        found["vae"] |= averaged_decoder()
+    write_single_file(path, found, CONFIG, vocabulary(), torch.float16, overwrite=True)
 
 
 def _text_encoder(model: ToyDiffusion) -> dict[str, Tensor]:

@@ -8,11 +8,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from .bank import LATENT_SIDE, Bank, open_bank
+from ..toy_world.bank import CACHE, LATENT_SIDE, Bank, open_array, open_bank
+from ..training.optimisers import fast_type
 from .model import CONFIG, WIDTH
 from .train_subject import averaged_subject_encoder, to_pixels
 from .train_vae import VAE_CONFIG, build_vae
-from .training import CACHE
 
 FOLDER = CACHE / "bank"
 CHUNK = 128
@@ -27,10 +27,12 @@ def compute_latents(process: int = 0, processes: int = 1) -> None:
     """
     vae = build_vae()
     vae.load_state_dict(torch.load(CACHE / "vae_folded.pt", weights_only=True))
-    vae.bfloat16()
+    vae.to(fast_type())
 
     def encode(bank: Bank, rows: slice) -> torch.Tensor:
-        rgb = torch.from_numpy(np.ascontiguousarray(bank.pictures[rows])).permute(0, 3, 1, 2).bfloat16() / 127.5 - 1
+        rgb = (
+            torch.from_numpy(np.ascontiguousarray(bank.pictures[rows])).permute(0, 3, 1, 2).to(fast_type()) / 127.5 - 1
+        )
         return vae.encode(rgb).latent_dist.mean.float() * VAE_CONFIG.scaling_factor
 
     _fill("latents", encode, process, processes)
@@ -40,10 +42,10 @@ def compute_latents(process: int = 0, processes: int = 1) -> None:
 def compute_features(process: int = 0, processes: int = 1) -> None:
     """Write the image tower's output (float16) for the bank's references; shared like `compute_latents`."""
     encoder, _ = averaged_subject_encoder()
-    tower = encoder.visual_encoder.bfloat16()
+    tower = encoder.visual_encoder.to(fast_type())
 
     def see(bank: Bank, rows: slice) -> torch.Tensor:
-        return tower(to_pixels(bank.references[rows]).bfloat16())
+        return tower(to_pixels(bank.references[rows]).to(fast_type()))
 
     _fill("features", see, process, processes)
 
@@ -52,10 +54,7 @@ def _fill(name: str, compute, process: int, processes: int) -> None:
     bank = open_bank()
     count = len(bank.labels)
     path, shape = FOLDER / f"{name}.npy", (count, *_SHAPES[name])
-    if path.exists():
-        array = np.load(path, mmap_mode="r+")
-    else:
-        array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
+    array = open_array(path, np.float16, shape)
     for start in range(CHUNK * process, count, CHUNK * processes):
         rows = slice(start, min(start + CHUNK, count))
         if not array[rows.stop - 1].any():

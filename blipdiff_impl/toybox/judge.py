@@ -7,7 +7,6 @@ place and pattern; which subject it is, the Lab colours inside the mask decide.
 from __future__ import annotations
 
 import logging
-import os
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -17,10 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .colour import rgb_to_lab
-from .render import render_picture
-from .training import CACHE, Clock, Optimiser, learning_rate, save_atomically
-from .world import BACKGROUND_NAMES, CATEGORIES, HELD_OUT_SEED, PATTERNS, subject_from_seed
+from ..files import write_whole
+from ..toy_world.bank import CACHE
+from ..toy_world.colour import rgb_to_lab
+from ..toy_world.render import PICTURE_SIZE, render_picture
+from ..toy_world.world import BACKGROUND_NAMES, CATEGORIES, HELD_OUT_SEED, PATTERNS, subject_from_seed
+from .training import Optimiser, keep, learning_rate, resume
 
 WEIGHTS = Path(__file__).with_name("judge.safetensors")
 CHECKPOINT = CACHE / "judge.pt"
@@ -103,6 +104,20 @@ class Judge:
         mask = F.interpolate(joint["mask"], size=pictures.shape[1], mode="bilinear")[:, 0] > 0
         return Verdict(*(joint[n].argmax(1).numpy() for n in ("category", "background", "pattern")), mask.numpy())
 
+    @torch.inference_mode()
+    def mask_scores(self, picture: np.ndarray) -> torch.Tensor:
+        """How surely each place of a picture uint8 [S, S, 3] of any size is subject (0: undecided), [S / 2, S / 2]."""
+        return self.network(_to_input(picture[None]))["mask"][0, 0]
+
+
+def judged_size(pictures: np.ndarray) -> np.ndarray:
+    """Pictures uint8 [N, S, S, 3] at the size the judge was trained on, each pixel the mean of what it covers."""
+    factor = pictures.shape[1] // PICTURE_SIZE
+    if factor == 1:
+        return pictures
+    cells = pictures.reshape(len(pictures), PICTURE_SIZE, factor, PICTURE_SIZE, factor, 3)
+    return cells.mean(axis=(2, 4)).round().astype(np.uint8)
+
 
 def subject_points(picture: np.ndarray, mask: np.ndarray, count: int = 400) -> np.ndarray:
     """The subject as points [count, 5]: Lab colour, and place inside the mask's box in units of `POSITION_SCALE`.
@@ -152,10 +167,7 @@ def train_judge(minutes: float, batch: int = 32, rate: float = 2e-3, seed: int =
     torch.manual_seed(seed)
     network = JudgeNetwork()
     optimiser = Optimiser(network.named_parameters(), adam_only=("mask.2", "category.6", "background.6", "pattern.6"))
-    state = torch.load(CHECKPOINT, weights_only=True) if CHECKPOINT.exists() else None
-    clock = Clock(state["spent"] if state else 0.0)
-    if state:
-        optimiser.load_state_dict(state["optimiser"])
+    clock = resume(optimiser, CHECKPOINT)
     while clock.spent < minutes * 60:
         loss = _judge_loss(network, np.random.default_rng((seed, optimiser.steps)), batch)
         loss.backward()
@@ -163,11 +175,9 @@ def train_judge(minutes: float, batch: int = 32, rate: float = 2e-3, seed: int =
         if optimiser.steps % 100 == 0:
             log.info("step %d, %.1f min, loss %.4f", optimiser.steps, clock.spent / 60, float(loss.detach()))
         if clock.checkpoint_due():
-            save_atomically({"optimiser": optimiser.state_dict(), "spent": clock.spent}, CHECKPOINT)
-    save_atomically({"optimiser": optimiser.state_dict(), "spent": clock.spent}, CHECKPOINT)
-    temporary = WEIGHTS.with_suffix(".partial")
-    temporary.write_bytes(save({name: tensor.half() for name, tensor in optimiser.average.items()}))
-    os.replace(temporary, WEIGHTS)
+            keep(optimiser, clock.spent, CHECKPOINT)
+    keep(optimiser, clock.spent, CHECKPOINT)
+    write_whole(WEIGHTS, save({name: tensor.half() for name, tensor in optimiser.average.items()}))
 
 
 def _judge_loss(network: JudgeNetwork, rng: np.random.Generator, count: int) -> torch.Tensor:

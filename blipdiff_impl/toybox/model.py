@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ..config import ImageTowerConfig, ModelConfig, QFormerConfig, TextEncoderConfig, UNetConfig
-from ..subject_module import SubjectEncoderModule
-from .render import PICTURE_SIZE, REFERENCE_SIZE
+from ..blip_diffusion.config import ImageTowerConfig, ModelConfig, QFormerConfig
+from ..blip_diffusion.subject_module import SubjectEncoderModule
+from ..stable_diffusion.config import TextEncoderConfig, UNetConfig
+from ..toy_world.render import PICTURE_SIZE, REFERENCE_SIZE
+from ..toy_world.world import vocabulary
 from .train_vae import VAE_CONFIG
-from .world import vocabulary
 
 WIDTH = 128
 CONFIG = ModelConfig(

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import sys
 import time
 from dataclasses import dataclass, replace
 
@@ -20,17 +21,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..finetuning.pictures import square_masks, squares
-from ..finetuning.plain import Tuned, encode_pictures, tune
-from ..finetuning.settings import METHODS, FinetuneSettings
-from ..pipeline import SubjectPipeline
-from ..prompt import compose
-from ..subject import Subject
-from .colour import delta_e
+from ..blip_diffusion.finetuning.pictures import TrainingPictures, square_masks, squares
+from ..blip_diffusion.finetuning.plain import Tuned, encode_pictures, tune
+from ..blip_diffusion.finetuning.settings import METHODS, FinetuneSettings
+from ..blip_diffusion.pipeline import SubjectPipeline
+from ..blip_diffusion.subject import Subject
+from ..blip_diffusion.text import encode_subject
+from ..command import exit_status
+from ..files import as_tensor
+from ..pictures.pixels import to_uint8
+from ..prompts.rows import compose
+from ..settings import require_in_range
+from ..toy_world.colour import delta_e
+from ..toy_world.render import PICTURE_SIZE, render_picture
+from ..toy_world.world import BACKGROUND_NAMES, CATEGORIES, HELD_OUT_SEED, RGB, ToySubject, captions, subject_from_seed
 from .evaluate import GUIDANCE, STEPS
 from .judge import Judge, palette_distance, sliced_distance, subject_points
-from .render import PICTURE_SIZE, render_picture
-from .world import BACKGROUND_NAMES, CATEGORIES, HELD_OUT_SEED, RGB, ToySubject, captions, subject_from_seed
 
 PHOTOS = 4
 PLACES = 4
@@ -71,8 +77,8 @@ def make_case(index: int, first: int = REPORTED) -> Case:
     shown = places[PHOTOS : PHOTOS + PLACES]
     return Case(
         category,
-        torch.from_numpy(np.stack([shot.picture for shot in shots])).float() / 255,
-        torch.from_numpy(np.stack([shot.mask for shot in shots])).float() / 255,
+        as_tensor(np.stack([shot.picture for shot in shots])),
+        as_tensor(np.stack([shot.mask for shot in shots])),
         shown,
         [captions(place)[rng.integers(len(captions(place)))] for place in shown],
         np.stack([render_picture(s, BACKGROUND_NAMES[rng.integers(12)], rng).picture for s in subjects]),
@@ -88,20 +94,24 @@ def _look_alike(subject: ToySubject, rng: np.random.Generator) -> ToySubject:
 def _near(colour: RGB, rng: np.random.Generator) -> RGB:
     low, high = LOOK_ALIKE
     while True:
-        other = tuple(int(value) for value in np.clip(np.array(colour) + rng.integers(-60, 61, 3), 0, 255))
+        red, green, blue = (int(value) for value in np.clip(np.array(colour) + rng.integers(-60, 61, 3), 0, 255))
+        other = red, green, blue
         if low <= delta_e(np.array(colour), np.array(other)) <= high:
             return other
 
 
-@torch.inference_mode()
 def draw(pipeline: SubjectPipeline, subject: Subject, case: Case) -> np.ndarray:
-    """The subject in the case's places, uint8 `[4, 96, 96, 3]`; the noise depends on the place's number only."""
-    encoder = pipeline.text_encoder
-    contexts = [encoder.encode_subject(compose(phrase, case.category), subject) for phrase in case.phrases]
-    side = PICTURE_SIZE // 8
-    noise = torch.randn(PLACES, 4, side, side, generator=torch.Generator().manual_seed(17))
-    latents = pipeline.denoise(noise, torch.cat(contexts), encoder.encode_plain(""), STEPS, GUIDANCE)
-    return (pipeline.decode(latents) * 255).round().to(torch.uint8).numpy()
+    """The subject in the case's places, uint8 `[4, 96, 96, 3]`."""
+    texts = [compose(phrase, case.category) for phrase in case.phrases]
+    return draw_contexts(pipeline, [encode_subject(pipeline.text_encoder, text, subject) for text in texts])
+
+
+@torch.inference_mode()
+def draw_contexts(pipeline: SubjectPipeline, contexts: list[Tensor]) -> np.ndarray:
+    """A picture of each text `[1, T, W]`, uint8 `[N, 96, 96, 3]`; the noise depends on its number only."""
+    noise = pipeline.start_noise(len(contexts), (PICTURE_SIZE, PICTURE_SIZE), 17)
+    latents = pipeline.denoise(noise, torch.cat(contexts), pipeline.text_encoder.encode_plain(""), STEPS, GUIDANCE)
+    return to_uint8(pipeline.decode(latents))
 
 
 class Jury:
@@ -130,9 +140,13 @@ class Jury:
 def tune_on(pipeline: SubjectPipeline, case: Case, settings: FinetuneSettings) -> tuple[Subject, Tuned]:
     """The zero-shot subject of the photos, and what fine-tuning makes of it."""
     subject = pipeline.encoder.encode(case.photos, case.category)
+    return subject, tune(pipeline, subject, training_pictures(pipeline, case, settings), settings)
+
+
+def training_pictures(pipeline: SubjectPipeline, case: Case, settings: FinetuneSettings) -> TrainingPictures:
+    """The case's photos with their masks, as fine-tuning takes them."""
     targets, masks = squares(case.photos, PICTURE_SIZE), square_masks(case.masks, case.photos, PICTURE_SIZE)
-    pictures = encode_pictures(pipeline, targets, settings, masks)
-    return subject, tune(pipeline, subject, pictures, settings)
+    return encode_pictures(pipeline, targets, settings, masks)
 
 
 def measure(count: int, settings: FinetuneSettings, first: int = REPORTED) -> dict[str, float]:
@@ -173,10 +187,11 @@ def main() -> None:
     parser.add_argument("--background-weight", type=float, default=SETTINGS.background_weight)
     parser.add_argument("--ema-decay", type=float, default=SETTINGS.ema_decay)
     options = vars(parser.parse_args())
+    require_in_range("subjects", options["subjects"], 1, 100_000)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     settings = FinetuneSettings(**{name: value for name, value in options.items() if name not in ("subjects", "trial")})
     print(json.dumps(options | measure(options["subjects"], settings, TRIAL if options["trial"] else REPORTED)))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_status(main))

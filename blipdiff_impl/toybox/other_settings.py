@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from ..pipeline import SubjectPipeline
+from typing import Any
+
+from ..blip_diffusion.pipeline import SubjectPipeline
 from .evaluate import GUIDANCE, Evaluation, generate, make_trials
 from .judge import Judge
 
@@ -12,7 +14,7 @@ FURTHER = 160
 COLUMNS = (
     "subject_top1", "palette_top1", "background_accuracy", "category_accuracy", "pattern_accuracy", "palette_distance",
 )  # fmt: skip
-SETTINGS = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "PNDM, 1.5, released x 20": {"guidance": 1.5},
     "PNDM, 2.5, released x 20": {"guidance": 2.5},
     "PNDM, 4, released x 20": {"guidance": 4.0},

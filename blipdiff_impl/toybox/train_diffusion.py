@@ -15,13 +15,16 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from . import prompts
-from .bank import open_bank
+from ..prompts.rows import ROW
+from ..stable_diffusion.noise import TRAIN_TIMESTEPS, alphas_bar, error_weights
+from ..toy_world import prompts
+from ..toy_world.bank import CACHE, open_bank
+from ..toy_world.world import BACKGROUND_NAMES, CATEGORIES
+from ..training.optimisers import fast_type
 from .features import FOLDER
 from .model import CONFIG
 from .train_subject import averaged_subject_encoder, category_ids
-from .training import CACHE, Clock, Optimiser, learning_rate, save_atomically
-from .world import BACKGROUND_NAMES, CATEGORIES
+from .training import Optimiser, keep, learning_rate, resume
 
 MIN_SNR = 5.0
 ENCODER_RATE = 0.3
@@ -36,7 +39,7 @@ class ToyDiffusion(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        from diffusers import UNet2DConditionModel
+        from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
         from transformers import CLIPTextConfig, CLIPTextModel
 
         used = prompts.used_tokens()
@@ -74,10 +77,10 @@ class ToyDiffusion(nn.Module):
 
     def _splice(self, module, arguments, embedded: torch.Tensor) -> torch.Tensor:
         vectors, positions = self._spliced
-        index = torch.arange(prompts.POSITIONS).expand(len(positions), -1)
+        index = torch.arange(ROW).expand(len(positions), -1)
         offset = index - positions[:, None]
         inside = (positions[:, None] >= 0) & (offset >= 0) & (offset < prompts.VECTORS)
-        index = torch.where(inside, prompts.POSITIONS + offset, index)
+        index = torch.where(inside, ROW + offset, index)
         rows = torch.cat([embedded, vectors.to(embedded.dtype)], dim=1)
         return rows.gather(1, index[..., None].expand(-1, -1, rows.shape[2]))
 
@@ -93,8 +96,7 @@ class TrainingData:
         self.latents = np.load(FOLDER / "latents.npy", mmap_mode="r")
         self.features = np.load(FOLDER / "features.npy", mmap_mode="r")
         self.row_of, self.seed, self.words = model.row_of, seed, category_ids()
-        betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
-        self.alphas = (1 - betas).cumprod(0).float()
+        self.alphas = alphas_bar()
 
     def ready(self) -> int:
         """How many pairs have latents and features, counted from the first."""
@@ -109,21 +111,21 @@ class TrainingData:
         rows = np.sort(rng.choice(ready, size, replace=False))
         labels = self.bank.labels[rows].astype(np.int64)
         drawn = [prompts.draw_row(CATEGORIES[c], BACKGROUND_NAMES[b], rng) for c, b in labels]
-        times = torch.from_numpy((rng.permutation(size) + rng.uniform(size=size)) / size * 1000).long()
+        times = torch.from_numpy((rng.permutation(size) + rng.uniform(size=size)) / size * TRAIN_TIMESTEPS).long()
         noise = torch.from_numpy(rng.standard_normal((size, 4, 12, 12), dtype=np.float32))
         latents = torch.from_numpy(self.latents[rows]).float()
-        alpha = self.alphas[times][:, None, None, None]
-        snr = alpha / (1 - alpha)
+        alphas = self.alphas[times]
+        alpha = alphas[:, None, None, None]
         mask = torch.from_numpy(self.bank.masks[rows].astype(np.float32) / 255)[:, None]
         return {
             "ids": torch.tensor([[self.row_of[int(i)] for i in ids] for ids, _ in drawn]),
             "positions": torch.tensor([position for _, position in drawn]),
-            "features": torch.from_numpy(self.features[rows]).bfloat16(),
+            "features": torch.from_numpy(self.features[rows]).to(fast_type()),
             "words": self.words[labels[:, 0]],
-            "noisy": (alpha.sqrt() * latents + (1 - alpha).sqrt() * noise).bfloat16(),
+            "noisy": (alpha.sqrt() * latents + (1 - alpha).sqrt() * noise).to(fast_type()),
             "noise": noise,
             "times": times,
-            "weight": snr.clamp(max=MIN_SNR) / snr * (1 + mask),
+            "weight": error_weights(alphas, mask, MIN_SNR, mask_weight=1.0),
         }
 
 
@@ -136,7 +138,7 @@ def train_diffusion(
         process, processes: this process's number and how many train together, each on `batch` pairs a step.
     """
     torch.manual_seed(seed)
-    model = ToyDiffusion().bfloat16()
+    model = ToyDiffusion().to(fast_type())
     optimiser = Optimiser(
         model.named_parameters(),
         adam_only=("embedding", "conv_in", "conv_out", "query_tokens"),
@@ -144,10 +146,7 @@ def train_diffusion(
         slow_rate=ENCODER_RATE,
     )
     data = TrainingData(model, seed)
-    state = torch.load(CHECKPOINT, weights_only=True) if CHECKPOINT.exists() else None
-    clock = Clock(state["spent"] if state else 0.0)
-    if state:
-        optimiser.load_state_dict(state["optimiser"])
+    clock = resume(optimiser, CHECKPOINT)
     with _together(process, processes):
         total, spent, ready = 0.0, clock.spent, 0.0
         while spent < minutes * 60:
@@ -164,7 +163,7 @@ def train_diffusion(
                 log.info("step %d, %.1f min, %d pairs, loss %.4f", optimiser.steps, spent / 60, ready, total / 100)
                 total = 0.0
             if process == 0 and (clock.checkpoint_due() or spent >= minutes * 60):
-                save_atomically({"optimiser": optimiser.state_dict(), "spent": spent}, CHECKPOINT)
+                keep(optimiser, spent, CHECKPOINT)
 
 
 def _loss(model: ToyDiffusion, batch: dict[str, torch.Tensor]) -> torch.Tensor:

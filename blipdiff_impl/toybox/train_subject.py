@@ -1,6 +1,6 @@
 """First stage: the subject encoder learns to say, from a reference picture, how the subject looks.
 
-Linear heads read the three colours (Lab), the pattern and the set of parts from the 16 subject vectors. The ground
+Linear heads read the three colours (Lab), the pattern and the set of parts from the 16 subject vectors. The background
 behind the subject is of no use to them, so it is not encoded. The heads are thrown away afterwards.
 """
 
@@ -13,14 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..preprocess import normalise
-from ..tokenizers import WordPieceTokenizer
-from .bank import open_bank
-from .colour import rgb_to_lab
+from ..blip_diffusion.subject_module import SubjectEncoderModule
+from ..pictures.preprocess import normalise
+from ..prompts.tokenizers import WordPieceTokenizer
+from ..toy_world.bank import CACHE, open_bank
+from ..toy_world.colour import rgb_to_lab
+from ..toy_world.render import render_reference
+from ..toy_world.world import CATEGORIES, HELD_OUT_SEED, PATTERNS, ToySubject, subject_from_seed, vocabulary
+from ..training.optimisers import fast_type
 from .model import WIDTH, build_subject_encoder
-from .render import render_reference
-from .training import CACHE, Clock, Optimiser, learning_rate, save_atomically
-from .world import CATEGORIES, HELD_OUT_SEED, PATTERNS, ToySubject, subject_from_seed, vocabulary
+from .training import Optimiser, keep, learning_rate, resume
 
 LAB_UNIT = 40.0
 
@@ -43,7 +45,7 @@ class LookHeads(nn.Module):
 
 
 def look_targets(subjects: list[ToySubject]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """What the heads shall say: colours [B, 3, 3] (main, second, accent), pattern [B], variant [B]."""
+    """What the heads should say: colours [B, 3, 3] (main, second, accent), pattern [B], variant [B]."""
     colours = np.array([[s.look.main, s.look.second, s.look.accent] for s in subjects])
     lab = torch.from_numpy((rgb_to_lab(colours) - [50, 0, 0]) / LAB_UNIT).float()
     pattern = torch.tensor([PATTERNS.index(s.look.pattern) for s in subjects])
@@ -71,22 +73,19 @@ def look_loss(answers: tuple, targets: tuple) -> torch.Tensor:
 
 def train_subject(minutes: float, batch: int = 48, rate: float = 1.5e-3, seed: int = 3) -> None:
     """Train for `minutes` in all and write `subject.pt` (encoder and heads)."""
-    encoder = build_subject_encoder(seed).bfloat16()
-    heads = LookHeads().bfloat16()
+    encoder = build_subject_encoder(seed).to(fast_type())
+    heads = LookHeads().to(fast_type())
     both = nn.ModuleDict({"encoder": encoder, "heads": heads})
     optimiser = Optimiser(both.named_parameters(), adam_only=("embedding", "heads", "query_tokens"))
     path, ids = CACHE / "subject.pt", category_ids()
-    state = torch.load(path, weights_only=True) if path.exists() else None
-    clock = Clock(state["spent"] if state else 0.0)
-    if state:
-        optimiser.load_state_dict(state["optimiser"])
+    clock = resume(optimiser, path)
     total = 0.0
     while clock.spent < minutes * 60:
         if optimiser.steps % 500 == 0:
             bank = open_bank()
         rows = np.sort(np.random.default_rng((seed, optimiser.steps)).choice(len(bank.labels), batch, replace=False))
         vectors = encoder(
-            to_pixels(bank.references[rows]).bfloat16(),
+            to_pixels(bank.references[rows]).to(fast_type()),
             ids[bank.labels[rows, 0].astype(np.int64)],
             torch.ones(batch, 3),
         )
@@ -99,12 +98,12 @@ def train_subject(minutes: float, batch: int = 48, rate: float = 1.5e-3, seed: i
             log.info("step %d, %.1f min, loss %.4f", optimiser.steps, clock.spent / 60, total / 200)
             total = 0.0
         if clock.checkpoint_due():
-            save_atomically({"optimiser": optimiser.state_dict(), "spent": clock.spent}, path)
-    save_atomically({"optimiser": optimiser.state_dict(), "spent": clock.spent}, path)
+            keep(optimiser, clock.spent, path)
+    keep(optimiser, clock.spent, path)
     log.info("held out: %s", measure_subject())
 
 
-def averaged_subject_encoder() -> tuple[nn.Module, LookHeads]:
+def averaged_subject_encoder() -> tuple[SubjectEncoderModule, LookHeads]:
     """Encoder and heads with averaged weights, float32."""
     both = nn.ModuleDict({"encoder": build_subject_encoder(0), "heads": LookHeads()})
     both.load_state_dict(torch.load(CACHE / "subject.pt", weights_only=True)["optimiser"]["average"])

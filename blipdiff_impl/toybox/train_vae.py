@@ -12,10 +12,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..config import VAEConfig
-from .render import PICTURE_SIZE, render_picture
-from .training import CACHE, Clock, Optimiser, learning_rate, save_atomically
-from .world import BACKGROUND_NAMES, HELD_OUT_SEED, subject_from_seed
+from ..stable_diffusion.config import VAEConfig
+from ..toy_world.bank import CACHE
+from ..toy_world.render import PICTURE_SIZE, render_picture
+from ..toy_world.world import BACKGROUND_NAMES, HELD_OUT_SEED, subject_from_seed
+from ..training.optimisers import fast_type
+from .training import Optimiser, keep, learning_rate, resume, save_atomically
 
 VAE_CONFIG = VAEConfig(block_out_channels=(16, 32, 64, 96), layers_per_block=1, norm_num_groups=4)
 CROP = 64
@@ -80,12 +82,9 @@ def train_vae(minutes: float, decoder_only: bool = False, batch: int = 16, rate:
         vae.load_state_dict(torch.load(CACHE / "vae_folded.pt", weights_only=True))
         vae.encoder.requires_grad_(False)
         vae.quant_conv.requires_grad_(False)
-    vae.bfloat16()
+    vae.to(fast_type())
     optimiser = Optimiser(vae.named_parameters(), adam_only=("conv_in", "conv_out", "quant_conv"))
-    state = torch.load(path, weights_only=True) if path.exists() else None
-    clock = Clock(state["spent"] if state else 0.0)
-    if state:
-        optimiser.load_state_dict(state["optimiser"])
+    clock = resume(optimiser, path)
     loss_sum = 0.0
     while clock.spent < minutes * 60:
         progress = clock.spent / (minutes * 60)
@@ -95,8 +94,8 @@ def train_vae(minutes: float, decoder_only: bool = False, batch: int = 16, rate:
             log.info("step %d, %.1f min, loss %.4f", optimiser.steps, clock.spent / 60, loss_sum / 100)
             loss_sum = 0.0
         if clock.checkpoint_due():
-            save_atomically({"optimiser": optimiser.state_dict(), "spent": clock.spent}, path)
-    save_atomically({"optimiser": optimiser.state_dict(), "spent": clock.spent}, path)
+            keep(optimiser, clock.spent, path)
+    keep(optimiser, clock.spent, path)
 
 
 def _train_step(vae, optimiser, progress, decoder_only, batch, rate, seed) -> float:
@@ -110,7 +109,7 @@ def _train_step(vae, optimiser, progress, decoder_only, batch, rate, seed) -> fl
         latent, divergence = _disturbed(vae, rgb), 0.0
     else:
         latent, divergence = _sampled(vae, rgb)
-    output = vae.decode(latent.bfloat16()).sample.float()
+    output = vae.decode(latent.to(fast_type())).sample.float()
     loss = reconstruction_loss(output, rgb, mask) + KL_WEIGHT * divergence
     loss.backward()
     optimiser.clip(1.0)
@@ -120,7 +119,7 @@ def _train_step(vae, optimiser, progress, decoder_only, batch, rate, seed) -> fl
 
 def _sampled(vae, rgb: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Latents drawn from the posterior, and its divergence from a unit normal (mean over elements)."""
-    mean, log_variance = vae.quant_conv(vae.encoder(rgb.bfloat16())).float().chunk(2, dim=1)
+    mean, log_variance = vae.quant_conv(vae.encoder(rgb.to(fast_type()))).float().chunk(2, dim=1)
     log_variance = log_variance.clamp(-12, 6)
     divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
     return mean + torch.randn_like(mean) * (0.5 * log_variance).exp(), divergence
@@ -129,7 +128,7 @@ def _sampled(vae, rgb: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 @torch.no_grad()
 def _disturbed(vae, rgb: torch.Tensor) -> torch.Tensor:
     """Means of the posterior with noise of a random spread, up to `DECODER_NOISE` on scaled latents."""
-    mean = vae.quant_conv(vae.encoder(rgb.bfloat16())).float().chunk(2, dim=1)[0]
+    mean = vae.quant_conv(vae.encoder(rgb.to(fast_type()))).float().chunk(2, dim=1)[0]
     spread = torch.rand(len(mean), 1, 1, 1) * DECODER_NOISE / VAE_CONFIG.scaling_factor
     return mean + torch.randn_like(mean) * spread
 

@@ -1,6 +1,6 @@
 """What every trainer here shares: optimiser, learning rate, moving average, checkpoints that a run resumes from.
 
-Weights are bfloat16 with float32 master copies (on a CPU with AVX-512 BF16 faster than float32, and than autocast).
+Weights are in `fast_type`, bfloat16 wherever it is not slow, with float32 master copies.
 Matrices are stepped by Muon (Jordan et al. 2024; update scale of Liu et al. 2025, "Muon is scalable"), the rest by
 AdamW. Batches are drawn from a generator seeded with the step, so the step is the whole position in the data.
 """
@@ -12,19 +12,20 @@ import math
 import os
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
 
-CACHE = Path(__file__).resolve().parents[2] / ".cache" / "toybox"
+from ..training.optimisers import orthogonalise
+
 CHECKPOINT_SECONDS = 120
 
 log = logging.getLogger(__name__)
 
 
 class Optimiser:
-    """Steps bfloat16 weights through float32 master copies and keeps their moving average.
+    """Steps weights through float32 master copies and keeps their moving average.
 
     Args:
         named_parameters: (name, parameter) pairs; parameters of two or more dimensions go to Muon, flattened to
@@ -78,7 +79,7 @@ class Optimiser:
         ahead = torch._foreach_lerp(grads, buffers, momentum)
         update = orthogonalise(torch.stack([g.flatten(1) for g in ahead]))
         scale = 0.2 * math.sqrt(max(update.shape[1:]))
-        for name, u in zip(names, update.float(), strict=True):
+        for name, u in zip(names, update, strict=True):
             self.master[name].add_(u.view_as(self.master[name]), alpha=-rate * self.rate_of[name] * scale)
 
     def _adam(self, names: list[str], gradients: dict, rate: float, betas: tuple[float, float] = (0.9, 0.98)) -> None:
@@ -117,19 +118,6 @@ class Optimiser:
             p.copy_(self.master[name])
 
 
-def orthogonalise(matrices: torch.Tensor, steps: int = 5) -> torch.Tensor:
-    """Newton-Schulz iteration towards the nearest orthogonal matrices; [N, R, C] -> bfloat16 [N, R, C]."""
-    a, b, c = 3.4445, -4.7750, 2.0315
-    x = matrices.bfloat16()
-    if tall := x.shape[1] > x.shape[2]:
-        x = x.mT
-    x = x / (x.float().norm(dim=(1, 2), keepdim=True) + 1e-7).bfloat16()
-    for _ in range(steps):
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * (gram @ gram)) @ x
-    return x.mT if tall else x
-
-
 def learning_rate(progress: float, peak: float, warm_up: float = 0.02, last: float = 0.02) -> float:
     """Linear warm-up, then a cosine down to `last` of the peak; `progress` runs from 0 to 1."""
     if progress < warm_up:
@@ -139,7 +127,10 @@ def learning_rate(progress: float, peak: float, warm_up: float = 0.02, last: flo
 
 
 def save_atomically(record: dict, path: Path) -> None:
-    """torch.save to a temporary neighbour, then rename: a killed run leaves the old file whole."""
+    """torch.save to a temporary neighbour, then rename: a killed run leaves the old file whole.
+
+    It streams; `files.write_whole` would take the states of a training as bytes in memory beside themselves.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".partial")
     torch.save(record, temporary)
@@ -147,18 +138,57 @@ def save_atomically(record: dict, path: Path) -> None:
 
 
 class Clock:
-    """The running time of a training over all its runs, and when the next checkpoint is due."""
+    """The running time of a training over all its runs, and when the next checkpoint is due.
+
+    It counts the processor's time: a busy machine makes a training longer, not shorter.
+    """
 
     def __init__(self, spent: float = 0.0) -> None:
-        self.begin = time.monotonic() - spent
+        self.begin = time.process_time() - spent
         self.saved = time.monotonic()
 
     @property
     def spent(self) -> float:
-        return time.monotonic() - self.begin
+        return time.process_time() - self.begin
 
     def checkpoint_due(self) -> bool:
         if time.monotonic() - self.saved < CHECKPOINT_SECONDS:
             return False
         self.saved = time.monotonic()
         return True
+
+
+def resume(optimiser: Optimiser, path: Path) -> Clock:
+    """Resume from a checkpoint where there is one; the clock counts what earlier runs spent too."""
+    state = torch.load(path, weights_only=True) if path.exists() else None
+    if state:
+        optimiser.load_state_dict(state["optimiser"])
+    return Clock(state["spent"] if state else 0.0)
+
+
+def keep(optimiser: Optimiser, spent: float, path: Path) -> None:
+    """Write what `resume` reads."""
+    save_atomically({"optimiser": optimiser.state_dict(), "spent": spent}, path)
+
+
+def train_steps(
+    optimiser: Optimiser, path: Path, steps: int, rate: float, loss_of: Callable[[int], torch.Tensor]
+) -> None:
+    """Train for `steps` in all over all runs, with checkpoints in `path`.
+
+    Args:
+        loss_of: the loss of a step by its number, which is all that it depends on.
+    """
+    clock, total = resume(optimiser, path), 0.0
+    while optimiser.steps < steps:
+        loss = loss_of(optimiser.steps)
+        loss.backward()
+        optimiser.clip(1.0)
+        optimiser.step(learning_rate(optimiser.steps / steps, rate))
+        total += float(loss.detach())
+        if optimiser.steps % 50 == 0:
+            log.info("step %d, %.1f min, loss %.4f", optimiser.steps, clock.spent / 60, total / 50)
+            total = 0.0
+        if clock.checkpoint_due():
+            keep(optimiser, clock.spent, path)
+    keep(optimiser, clock.spent, path)
