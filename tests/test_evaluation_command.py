@@ -1,5 +1,5 @@
 """`python -m blipdiff_impl evaluate`, end to end on the toy world with tiny random judges: drawn or found pictures,
-interrupted and gone on with, and the report in a browser."""
+interrupted and resumed, and the report in a browser."""
 
 import csv
 import json
@@ -70,8 +70,8 @@ def test_another_prompt_subject_or_seed_is_another_picture(run, tmp_path):
     assert len(set(drawn(tmp_path / "out").values())) == 8
 
 
-class Stop(Exception):
-    pass
+class Stop(BaseException):
+    """An end that the command says nothing of, as of a kill."""
 
 
 def stop_after(monkeypatch, owner, name, calls):
@@ -126,7 +126,7 @@ def test_other_settings_do_not_mix(run, data, tmp_path):
 
 
 def test_a_subject_is_tuned_once(run, tmp_path, monkeypatch):
-    from blipdiff_impl.finetuning import plain
+    from blipdiff_impl.blip_diffusion.finetuning import plain
 
     arguments = (*DRAW[:-4], 1000, "--finetune", "--finetune-steps", 1, "--finetune-rate", 1e-3, "--subjects", "toy_0")
     assert run(tmp_path / "plain", *DRAW[:-4], 1000, "--subjects", "toy_0")[0] == 0

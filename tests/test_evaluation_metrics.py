@@ -11,7 +11,6 @@ from PIL import Image
 from safetensors.torch import save_file
 from tiny_judges import SIDE, WIDTH, write_benchmark, write_judges, write_pictures
 
-from blipdiff_impl.checkpoints.safetensors_file import SafetensorsFile
 from blipdiff_impl.errors import CheckpointError, SubjectError
 from blipdiff_impl.evaluation.aesthetic import AestheticScorer
 from blipdiff_impl.evaluation.averages import over_runs, plain_mean, pooled, subject_row
@@ -20,8 +19,9 @@ from blipdiff_impl.evaluation.edit_metrics import psnr_outside, ssim_outside
 from blipdiff_impl.evaluation.layout import pictures_of
 from blipdiff_impl.evaluation.published import SUBJECTS, TABLE_1
 from blipdiff_impl.evaluation.scoring import Judges, Scorer, SubjectScores, mean_cosine_among, mean_cosines
-from blipdiff_impl.evaluation.towers import ClipTower, DinoTower
-from blipdiff_impl.tokenizers import clip_ids
+from blipdiff_impl.pictures.towers import ClipTower, DinoTower
+from blipdiff_impl.prompts.tokenizers import clip_ids
+from blipdiff_impl.weights.safetensors_file import SafetensorsFile
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +133,7 @@ def test_averages_by_hand():
 
 
 def test_published_rows_agree_with_their_means():
-    """Fact sheet 10.2: plain means 0.596/0.780/0.301 and 0.672/0.806/0.302, steps 76.0."""
+    """docs/method.md 10.2: plain means 0.596/0.780/0.301 and 0.672/0.806/0.302, steps 76.0."""
     assert len(SUBJECTS) == 30
     for kind, expected in (("zero_shot", (0.596, 0.780, 0.301)), ("fine_tuned", (0.672, 0.806, 0.302))):
         means = np.mean([getattr(row, kind) for row in SUBJECTS.values()], axis=0)

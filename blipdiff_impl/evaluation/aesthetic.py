@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..checkpoints.safetensors_file import SafetensorsFile
 from ..errors import CheckpointError
 from ..files import digest_of
-from .towers import ClipTower
+from ..pictures.towers import ClipTower
+from ..weights.safetensors_file import SafetensorsFile
 
 
 class AestheticScorer:
@@ -57,7 +57,7 @@ def _read_layers(head: Path) -> list[tuple[Tensor, Tensor]]:
     )
     if not layers or not whole or not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
         raise CheckpointError(f"The aesthetic head {head} should hold weight and bias of linear layers, all finite.")
-    return layers
+    return [(weight, bias) for weight, bias in layers if bias is not None]
 
 
 def _numbers(name: str) -> list[int]:

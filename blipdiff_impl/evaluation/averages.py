@@ -1,4 +1,4 @@
-"""From scores of pictures to the numbers of the tables: pooled over all pairs, spread over runs (fact sheet 10.2)."""
+"""From scores of pictures to numbers of the tables: pooled over all pairs, spread over runs (docs/method.md 10.2)."""
 
 from __future__ import annotations
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from ..errors import SubjectError
 from ..files import digest_of, picture_paths
-from ..prompt import SUBJECT_MARKER
-from ..tokenizers import normalise_category
+from ..prompts.rows import SUBJECT_MARKER
+from ..prompts.tokenizers import normalise_category
 from .benchmark_file import DATA_SET_FILES, Listing, read_listing
 
 _PLAIN_NAME = re.compile(r"[^\W.][\w .+-]*")
@@ -35,7 +35,8 @@ class Prompt:
         """The prompt as `compose` takes it.
 
         A scene is what stands behind the class word. A property, which stands before it in the benchmark
-        (`a red {}`), goes behind it too, as in the release (fact sheet 10.2). Words on both sides stay where they are.
+        (`a red {}`), goes behind it too, as in the release (docs/method.md 10.2). Words on both sides
+        stay where they are.
         """
         before, after = (part.strip() for part in self.template.split("{}"))
         before_words = re.sub(r"^(an?|the)\b\s*", "", before)

@@ -13,7 +13,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import SubjectError
+from ..errors import SubjectError, shown
+from ..files import parse_yaml, read_text
 from .published import RELEASED_WORDS
 
 DATA_SET_FILES = ("benchmark.yaml", "benchmark.yml", "benchmark.json", "prompts_and_classes.txt")
@@ -36,10 +37,7 @@ def read_listing(path: Path, released_words: bool = True) -> Listing:
     Raises:
         SubjectError: unreadable or malformed; says where.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SubjectError(f"The benchmark {path} cannot be read: {error}") from error
+    text = read_text(path, "The benchmark")
     if path.suffix == ".txt":
         return _parse_data_set(path, text, released_words)
     return _parse_record(path, _load_yaml(path, text))
@@ -69,12 +67,7 @@ def _templates(section: str) -> list[str]:
 
 
 def _load_yaml(path: Path, text: str) -> dict:
-    import yaml
-
-    try:
-        record = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise SubjectError(f"The benchmark {path} is neither YAML nor JSON: {error}") from error
+    record = parse_yaml(text, f"The benchmark {path} is neither YAML nor JSON")
     if not isinstance(record, dict) or not all(
         isinstance(record.get(part), dict) and record[part] for part in ("prompts", "subjects")
     ):
@@ -95,5 +88,5 @@ def _entry(path: Path, name: object, entry: object, prompts: dict) -> tuple[str,
         raise SubjectError(f"In {path}, subjects: {name} should say `category: <class word>` and `prompts: <list>`.")
     chosen = entry.get("prompts", next(iter(prompts)))
     if not isinstance(chosen, str | int) or chosen not in prompts:
-        raise SubjectError(f"In {path}, subjects: {name} asks for the prompts {chosen!r}, which are not listed.")
+        raise SubjectError(f"In {path}, subjects: {name} asks for the prompts {shown(chosen)}, which are not listed.")
     return entry["category"], str(chosen)

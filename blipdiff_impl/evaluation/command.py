@@ -5,20 +5,36 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
+from ..blip_diffusion.pipeline import SubjectPipeline
 from ..errors import SubjectError
-from ..pipeline import SCHEDULERS, SubjectPipeline
-from ..prompt import TEMPLATES
+from ..files import require_writable_folder, write_json
+from ..folder_lock import only_run_in
+from ..ms_diffusion.checkpoint import TOYBOX_FILE, open_adapter
+from ..ms_diffusion.pipeline import MSPipeline
+from ..ms_diffusion.pretraining.base import Base
+from ..pictures.towers import ClipTower, DinoTower
+from ..prompts.rows import TEMPLATES
+from ..ray_session import check_workers
+from ..settings import require_in_range
+from ..stable_diffusion.base_fingerprint import base_fingerprint
+from ..stable_diffusion.building import SCHEDULERS
+from ..weights.fingerprint import fingerprint_of
 from .aesthetic import AestheticScorer
 from .benchmark import BenchmarkSubject, open_benchmark
 from .evaluate import evaluate, require_same_settings, summary
 from .generation import GenerationSettings, Generator, model_fingerprint
-from .scoring import BATCH, Judges, Scorer
-from .towers import ClipTower, DinoTower
+from .layout import find_runs
+from .ms_bench import Combination, open_ms_bench
+from .ms_evaluation import CombinationScorer, evaluate_ms_bench
+from .ms_generation import MSGenerationSettings, MSGenerator
+from .scoring import BATCH, MAX_BATCH, Judges, Scorer
+from .workers import Studio, draw_with_ray
 
 _DEFAULTS = GenerationSettings()
 _PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -26,31 +42,49 @@ _PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.floa
 log = logging.getLogger(__name__)
 
 
-def add_commands(commands: argparse._SubParsersAction) -> None:
-    """Add the command to a parser's subcommands."""
+def add_commands(commands: argparse._SubParsersAction, open_base: Callable[[str, str], Base]) -> None:
+    """Add the command to a parser's subcommands.
+
+    Args:
+        open_base: the frozen networks that an MS-Diffusion adapter draws with, of `--ms-model` and `--ms-vision`.
+    """
     parser = commands.add_parser("evaluate", help="judge a model or pictures by DreamBench (docs/evaluation.md)")
     parser.add_argument("--data", required=True, help="folder with a folder of photos for each subject")
     parser.add_argument("--benchmark", help="YAML, JSON or DreamBench's text (default: the one in --data)")
     parser.add_argument("--class-words", choices=("released", "file"), default="released",
                         help="for DreamBench's text: class words of the release, or as the file says")  # fmt: skip
     parser.add_argument("--subjects", nargs="+", help="only these (default: all that are listed, 30 in DreamBench)")
-    parser.add_argument("--out", required=True, help="folder for pictures, scores and report; a run goes on there")
+    parser.add_argument("--out", required=True, help="folder for pictures, scores and report; a run resumes there")
     parser.add_argument("--dino", required=True, help="folder of DINO ViT-S/16 as transformers stores it")
     parser.add_argument("--clip", required=True, help="folder of CLIP ViT-B/32, likewise")
     parser.add_argument("--aesthetic-clip", help="folder of CLIP ViT-L/14, for the aesthetic score")
     parser.add_argument("--aesthetic-head", help=".safetensors with the score's linear layers")
     parser.add_argument("--pictures", help="score the pictures of this folder instead of drawing any")
+    parser.add_argument(
+        "--ms-bench",
+        metavar="FILE",
+        help="several subjects in a picture: the file of MS-Bench's subjects, with --pictures or --ms-adapter",
+    )
     parser.add_argument("--title", help="heading of the report")
     parser.add_argument("--batch", type=int, default=BATCH, help="pictures judged at once (default: %(default)s)")
     parser.add_argument("--device", default="cpu")
     _add_drawing(parser.add_argument_group("drawing", "defaults are the paper's"))
-    parser.set_defaults(run=run_evaluate)
+    group = parser.add_argument_group("drawing MS-Bench")
+    group.add_argument("--ms-adapter", metavar="FILE", help="MS-Diffusion adapter, or toybox for the built-in one")
+    group.add_argument("--ms-model", metavar="FOLDER", default="toybox", help="what it is for, in diffusers' layout")
+    group.add_argument(
+        "--ms-vision", metavar="FOLDER", default="", help="its picture encoder, as transformers reads it"
+    )
+    group.add_argument("--ms-scale", type=float, default=0.6, help="of the subjects (default: %(default)s)")
+    parser.set_defaults(run=run_evaluate, open_base=open_base)
 
 
 def _add_drawing(group: argparse._ArgumentGroup) -> None:
     shown = "(default: %(default)s)"
     group.add_argument("--checkpoint", default="toybox", help="model of any layout (default: the embedded one)")
     group.add_argument("--precision", choices=_PRECISIONS, default="fp32")
+    group.add_argument("--workers", type=int, default=0, help="Ray processes that draw (default: none, a plain loop)")
+    group.add_argument("--ray-address", default="", help="a Ray cluster (default: one on this computer)")
     group.add_argument("--seeds", type=int, nargs="+", default=list(_DEFAULTS.seeds), help=f"one run for each {shown}")
     group.add_argument("--images", type=int, default=_DEFAULTS.images, help=f"of each prompt {shown}")
     group.add_argument("--steps", type=int, default=_DEFAULTS.steps, help=f"of the sampler {shown}")
@@ -69,6 +103,16 @@ def _add_drawing(group: argparse._ArgumentGroup) -> None:
 
 def run_evaluate(options: argparse.Namespace) -> None:
     """Draw what is missing, score what is new, write the report."""
+    require_in_range("batch", options.batch, 1, MAX_BATCH)
+    check_workers(options.workers, options.ray_address)
+    if options.workers and (options.pictures or options.ms_bench):
+        raise SubjectError("--workers spreads drawing, but nothing is drawn here. Leave it out.")
+    if options.workers and ":" in options.device:
+        raise SubjectError(f"--workers chooses the GPUs itself; use --device cuda instead of {options.device}.")
+    if options.ms_bench:
+        run_ms_bench(options)
+        return
+    drawing = None if options.pictures else _drawing(options)
     out = Path(options.out)
     subjects = open_benchmark(
         Path(options.data),
@@ -76,14 +120,50 @@ def run_evaluate(options: argparse.Namespace) -> None:
         options.subjects,
         options.class_words == "released",
     )
+    if options.pictures:
+        find_runs(Path(options.pictures), subjects)
+    require_writable_folder(out)
+    with only_run_in(out):
+        _evaluate(options, drawing, subjects, out)
+
+
+def run_ms_bench(options: argparse.Namespace) -> None:
+    """Write what is asked for into `asked.json`; score the pictures, where there are some, and write the report.
+
+    Raises:
+        SubjectError: see `open_ms_bench` and `evaluate_ms_bench`.
+    """
+    benchmark, out = open_ms_bench(Path(options.data), Path(options.ms_bench)), Path(options.out)
+    require_writable_folder(out)
+    write_json(out / "asked.json", {combination.name: combination.as_record() for combination in benchmark})
+    if options.pictures and options.ms_adapter:
+        raise SubjectError("Give either --pictures, to score what is there, or --ms-adapter, to draw.")
+    if not (options.pictures or options.ms_adapter):
+        log.info("What is asked for is in %s. Draw it, and name the folder with --pictures.", out / "asked.json")
+        return
+    drawing = MSGenerationSettings(_drawing(options), options.ms_scale) if options.ms_adapter else None
+    with only_run_in(out):
+        judges = _open_judges(options)
+        if drawing:
+            _draw_ms_bench(options, drawing, benchmark, out)
+        scorer = CombinationScorer(judges, out / "scores", options.batch)
+        title = options.title or "Pictures by the MS-Bench protocol"
+        pictures = Path(options.pictures) if options.pictures else out / "pictures"
+        results = evaluate_ms_bench(title, benchmark, pictures, scorer, out)
+    means = ", ".join(f"{name} {value:.3f}" for name, value in results["overall"].items())
+    log.info("%d pictures: %s", results["pictures"], means)
+
+
+def _evaluate(
+    options: argparse.Namespace, drawing: GenerationSettings | None, subjects: list[BenchmarkSubject], out: Path
+) -> None:
     judges = _open_judges(options)
     scorer = Scorer(judges, out / "scores", options.batch)
     settings = {"judges": judges.fingerprint, "subjects": [subject.name for subject in subjects]}
-    if options.pictures:
+    if drawing is None:
         title = options.title or "Pictures by the DreamBench protocol"
         results = evaluate(title, subjects, Path(options.pictures), scorer, out, settings)
     else:
-        drawing = _drawing(options)
         _draw(options, drawing, subjects, out)
         kind = "fine-tuned" if drawing.finetune else "zero-shot"
         title = options.title or f"{Path(options.checkpoint).name}, {kind}, by the DreamBench protocol"
@@ -100,8 +180,8 @@ def _open_judges(options: argparse.Namespace) -> Judges:
     if options.aesthetic_clip:
         tower = ClipTower(Path(options.aesthetic_clip), options.device)
         aesthetic = AestheticScorer(tower, Path(options.aesthetic_head))
-    dino, clip = (kind(Path(f), options.device) for kind, f in ((DinoTower, options.dino), (ClipTower, options.clip)))
-    return Judges(dino, clip, aesthetic)
+    dino = DinoTower(Path(options.dino), options.device)
+    return Judges(dino, ClipTower(Path(options.clip), options.device), aesthetic)
 
 
 def _drawing(options: argparse.Namespace) -> GenerationSettings:
@@ -114,14 +194,38 @@ def _draw(
     options: argparse.Namespace, drawing: GenerationSettings, subjects: list[BenchmarkSubject], out: Path
 ) -> None:
     pipeline = SubjectPipeline.from_checkpoint(options.checkpoint, options.device, _PRECISIONS[options.precision])
+    pipeline.latent_size(drawing.size)  # before anything is drawn
     fixed = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(drawing).items() if name != "seeds"}
     fixed |= {"model": model_fingerprint(pipeline), "precision": options.precision}
     require_same_settings(out / "settings.json", fixed)
     for subject in subjects:
         require_same_settings(out / "asked" / f"{subject.name}.json", subject.as_record())
+    if options.workers:
+        del pipeline  # its memory is the processes'
+        dtype = _PRECISIONS[options.precision]
+        studio = Studio(options.checkpoint, options.device, dtype, drawing, out / "pictures", out / "tuned")
+        draw_with_ray(studio, subjects, options.workers, options.ray_address, _show("drawn"))
+        return
     generator = Generator(pipeline, drawing, out / "pictures", out / "tuned")
     for subject in subjects:
         generator.draw(subject, _show(subject.name))
+
+
+def _draw_ms_bench(
+    options: argparse.Namespace, drawing: MSGenerationSettings, benchmark: list[Combination], out: Path
+) -> None:
+    file = TOYBOX_FILE if options.ms_adapter == "toybox" else Path(options.ms_adapter)
+    adapter, base = open_adapter(file).load(), options.open_base(options.ms_model, options.ms_vision)
+    shared = asdict(drawing.shared) | {"scale": drawing.scale}
+    fixed = {name: list(v) if isinstance(v, tuple) else v for name, v in shared.items() if name != "seeds"}
+    fixed |= {"adapter": fingerprint_of(adapter.state_dict()), "model": base_fingerprint(base.unet.state_dict())}
+    require_same_settings(out / "settings.json", fixed)
+    for combination in benchmark:
+        require_same_settings(out / "asked" / f"{combination.name}.json", combination.as_record())
+    pipeline = MSPipeline(base.to(torch.device(options.device)), adapter)
+    generator = MSGenerator(pipeline, drawing, out / "pictures")
+    for combination in benchmark:
+        generator.draw(combination, _show(combination.name))
 
 
 def _show(name: str):

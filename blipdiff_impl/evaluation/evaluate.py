@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..errors import SubjectError
 from ..files import read_json, write_json
+from ..settings import require_same
 from .averages import METRICS, Row, pooled
 from .benchmark import BenchmarkSubject
 from .layout import find_runs, pictures_of
@@ -65,7 +66,7 @@ def real_row(scorer: Scorer, subjects: list[BenchmarkSubject]) -> Row:
 
 
 def require_same_settings(file: Path, settings: dict) -> None:
-    """Note in a file how pictures are drawn; refuse to go on with other settings.
+    """Note in a file how pictures are drawn; refuse to resume with other settings.
 
     Raises:
         SubjectError: names what differs, with both values.
@@ -73,11 +74,9 @@ def require_same_settings(file: Path, settings: dict) -> None:
     before = read_json(file)
     if before is None:
         write_json(file, settings)
-    elif different := [name for name in settings if before.get(name) != settings[name]]:
-        list_ = "; ".join(f"{name} was {before.get(name)!r} and is {settings[name]!r}" for name in different)
-        raise SubjectError(
-            f"{file} tells of pictures drawn with other settings: {list_}. Use them again, or another --out."
-        )
+    else:
+        complaint = f"{file} says that its pictures were drawn with other settings"
+        require_same(before, settings, complaint, "Use them again, or another --out.")
 
 
 def summary(results: Results) -> str:

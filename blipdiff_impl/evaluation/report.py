@@ -60,13 +60,17 @@ def write_report(
         f"<h2>Pictures of run {escape(shown_run)}</h2>",
         *sheets,
         "<h2>Settings</h2>",
-        _table(("setting", "value"), [(escape(name), escape(str(v))) for name, v in results.settings.items()]),
+        table_of(("setting", "value"), [(escape(name), escape(str(v))) for name, v in results.settings.items()]),
     ]
-    head = f'<meta charset="utf-8"><title>{escape(results.title)}</title><style>{_STYLE}</style>'
-    page = f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n' + "\n".join(body) + "\n</body></html>\n"
     path = folder / "report.html"
-    write_whole(path, page.encode())
+    write_whole(path, page_of(results.title, body).encode())
     return path
+
+
+def page_of(title: str, body: Sequence[str]) -> str:
+    """A page of its own; the parts of its body are HTML already."""
+    head = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{_STYLE}</style>'
+    return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n' + "\n".join(body) + "\n</body></html>\n"
 
 
 def _summary(results: Results) -> str:
@@ -94,11 +98,11 @@ def _means(results: Results) -> str:
     ]
     for name, row in TABLE_1.items():
         rows.append((f"paper: {escape(name)}", *(_number(value) for value in row), _number(AESTHETIC.get(name))))
-    return _table(("", *_TITLES.values()), rows)
+    return table_of(("", *_TITLES.values()), rows)
 
 
 def _runs(results: Results) -> str:
-    return _table(("run", *_TITLES.values()), [(escape(n), *_cells(row)) for n, row in results.run_rows.items()])
+    return table_of(("run", *_TITLES.values()), [(escape(n), *_cells(row)) for n, row in results.run_rows.items()])
 
 
 def _subjects(results: Results) -> str:
@@ -114,7 +118,7 @@ def _subjects(results: Results) -> str:
         known = SUBJECTS.get(name)
         theirs = [_number(v) for v in (*known.zero_shot, *known.fine_tuned)] if known else ["–"] * 6
         rows.append((escape(name), *_cells(row), *theirs))
-    return _table(heads, rows)
+    return table_of(heads, rows)
 
 
 def _sheet(results: Results, subject: BenchmarkSubject, paths: list[Path], run: str, folder: Path) -> str:
@@ -163,7 +167,7 @@ def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table_of(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Cells are HTML already."""
     head = "".join(f"<th>{cell}</th>" for cell in heads)
     body = "\n".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)

@@ -53,7 +53,8 @@ class Results:
     def expected(self) -> int | None:
         """Pictures that there should be, where that is known."""
         numbers = [s.expected for subjects in self.runs.values() for s in subjects]
-        return None if None in numbers else sum(numbers)
+        stated = [number for number in numbers if number is not None]
+        return sum(stated) if len(stated) == len(numbers) else None
 
 
 def collect(title: str, runs: dict[str, list[SubjectScores]], real: Row, settings: dict) -> Results:

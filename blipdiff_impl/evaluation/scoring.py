@@ -1,13 +1,14 @@
 """Scores of pictures: computed in batches, kept in a file for each subject of each run, found again later.
 
 A picture's DINO and CLIP-I score is the mean cosine with all photos of its subject, so that the mean over pictures is
-the mean over all pairs (fact sheet 10.2).
+the mean over all pairs (docs/method.md 10.2).
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,14 +18,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..errors import SubjectError
 from ..files import UnreadablePicture, digest_of, read_json, read_picture, write_json
+from ..pictures.towers import ClipTower, DinoTower
+from ..settings import require_in_range
 from .aesthetic import AestheticScorer
 from .benchmark import BenchmarkSubject
 from .layout import prompt_of
-from .towers import ClipTower, DinoTower
 
-BATCH = 32
+BATCH, MAX_BATCH = 32, 4096
+
+_ALWAYS = ("dino", "clip_i", "clip_t")
+_SOMETIMES = ("aesthetic", "m_dino")
 
 log = logging.getLogger(__name__)
 
@@ -85,8 +89,7 @@ class Scorer:
     """
 
     def __init__(self, judges: Judges, folder: Path, batch: int = BATCH):
-        if batch < 1:
-            raise SubjectError(f"batch = {batch} is not possible; choose 1 or more.")
+        require_in_range("batch", batch, 1, MAX_BATCH)
         self._judges = judges
         self._folder = folder
         self._batch = batch
@@ -121,7 +124,7 @@ class Scorer:
         file = self._folder / run / f"{subject.name}.json"
         key = self._key(subject)
         record = read_json(file) or {}
-        known = record.get("pictures", {}) if record.get("key") == key else {}
+        known = _known(record) if record.get("key") == key else {}
         kept: dict[str, dict] = {}
         for chunk in _chunks(paths, self._batch):
             digests = {path.name: digest_of(path) for path in chunk}
@@ -184,6 +187,26 @@ def mean_cosine_among(photos: Tensor) -> float | None:
         return None
     cosines = photos @ photos.T
     return float((cosines.sum() - cosines.trace()) / (count * (count - 1)))
+
+
+def _known(record: dict) -> dict[str, dict]:
+    """The entries of a file of scores; one that does not hold what was written is not there, and judged again."""
+    pictures = record.get("pictures")
+    pictures = pictures if isinstance(pictures, dict) else {}
+    return {name: entry for name, entry in pictures.items() if _is_entry(entry)}
+
+
+def _is_entry(entry: object) -> bool:
+    if not isinstance(entry, dict) or not isinstance(entry.get("sha256"), str) or "scores" not in entry:
+        return False
+    scores = entry["scores"]
+    if scores is None:
+        return True
+    return (
+        isinstance(scores, dict)
+        and set(_ALWAYS) <= set(scores) <= {*_ALWAYS, *_SOMETIMES}
+        and all(type(value) in (int, float) and math.isfinite(value) for value in scores.values())
+    )
 
 
 def _opened(path: Path) -> Image.Image | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
 from dataclasses import replace
@@ -10,14 +11,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..errors import SubjectError
-from ..finetuning.command import tuned_weights
-from ..finetuning.pictures import squares
-from ..finetuning.settings import FinetuneSettings
-from ..pipeline import SubjectPipeline
-from ..stored_weights import restore_change
-from ..subject import Subject
-from ..subject_file import SavedSubject, read_subject, weight_name, write_subject
+from ..blip_diffusion.finetuning.command import tuned_weights
+from ..blip_diffusion.finetuning.pictures import squares
+from ..blip_diffusion.finetuning.settings import FinetuneSettings
+from ..blip_diffusion.pipeline import SubjectPipeline
+from ..blip_diffusion.stored_weights import restore_change
+from ..blip_diffusion.subject import Subject
+from ..blip_diffusion.subject_file import SavedSubject, read_subject, weight_name, write_subject
+from ..errors import NameTaken, SubjectError
 from .published import SUBJECTS
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ def tuned_pipeline(
 def _tune(
     pipeline: SubjectPipeline, subject: Subject, photos: list[Tensor], file: Path, settings: FinetuneSettings
 ) -> None:
-    from ..finetuning.plain import encode_pictures, tune
+    from ..blip_diffusion.finetuning.plain import encode_pictures, tune
 
     before = dict(pipeline.unet.state_dict())
     targets = torch.cat([squares(photo, pipeline.config.picture_size) for photo in photos])
@@ -61,7 +62,8 @@ def _tune(
     if tuned.learned.steps < settings.steps:
         raise SubjectError(f"Tuning for {file.stem} stopped after {tuned.learned.steps} of {settings.steps} steps.")
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_subject(file, tuned.subject, tuned_weights(tuned.learned, before, settings.method))
+    with contextlib.suppress(NameTaken):  # by another evaluation, which tunes alike
+        write_subject(file, tuned.subject, tuned_weights(tuned.learned, before, settings.method))
     log.info("%s: %d steps.", file, tuned.learned.steps)
 
 

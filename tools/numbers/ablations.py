@@ -17,15 +17,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from blipdiff_impl.blip_diffusion.pipeline import SubjectPipeline
+from blipdiff_impl.blip_diffusion.pretraining.command import make_task, train
+from blipdiff_impl.blip_diffusion.pretraining.settings import ABLATIONS, Stage1Settings, Stage2Settings
+from blipdiff_impl.blip_diffusion.pretraining.toy import STAGE1, STAGE2, ToyWorld
 from blipdiff_impl.files import read_json, write_json
-from blipdiff_impl.pipeline import SubjectPipeline
-from blipdiff_impl.pretraining.command import make_task, train
-from blipdiff_impl.pretraining.settings import ABLATIONS, Stage1Settings, Stage2Settings
-from blipdiff_impl.pretraining.settings_file import from_record
-from blipdiff_impl.pretraining.toy import STAGE1, STAGE2, ToyWorld
+from blipdiff_impl.toy_world.world import HELD_OUT_SEED
 from blipdiff_impl.toybox.evaluate import Evaluation, generate, make_trials
 from blipdiff_impl.toybox.judge import Judge
-from blipdiff_impl.toybox.world import HELD_OUT_SEED
+from blipdiff_impl.training.settings_file import from_record
 from tools.places import CACHE
 from tools.problems import run_command
 
@@ -73,7 +73,7 @@ class Examiner:
 def _hide_words(qformer):
     """What `subject_text: false` does in training."""
     forward = qformer.forward
-    qformer.forward = lambda features, ids, mask: forward(features, ids, torch.zeros_like(mask))
+    qformer.forward = lambda features, ids, mask: forward(features, ids, torch.zeros_like(ids))
 
 
 def held_out_loss(path, settings, count=LOSS_PAIRS):

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from blipdiff_impl.toy_world.world import BACKGROUND_NAMES, CATEGORIES, HELD_OUT_SEED, captions
 from blipdiff_impl.toybox.judge import Judge
-from blipdiff_impl.toybox.world import BACKGROUND_NAMES, CATEGORIES, HELD_OUT_SEED, captions
 from tools.inprocess import load_comfy
 from tools.numbers.two_subjects import GROUP, Toybox
 from tools.problems import run_command

@@ -10,14 +10,14 @@ import tempfile
 from pathlib import Path
 
 from tools.inprocess import load_comfy
-from tools.numbers import attention, edges, interpolation, two_subjects
+from tools.numbers import attention, edges, interpolation, scene_boxes, two_subjects
 from tools.problems import run_command
 
-COUNTS = {interpolation: 50, two_subjects: 48, edges: 48, attention: 48}
+COUNTS = {interpolation: 50, two_subjects: 48, scene_boxes: 64, edges: 48, attention: 48}
 
 
 def main():
-    """Measure all four, one after the other."""
+    """Measure all of them, one after the other."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", type=float, default=1.0, help="share of the pictures, for a quick look")
     scale = parser.parse_args().scale

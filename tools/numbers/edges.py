@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from scipy.ndimage import binary_dilation
 
+from blipdiff_impl.files import as_tensor
+from blipdiff_impl.toy_world.render import PICTURE_SIZE, render_picture
+from blipdiff_impl.toy_world.world import BACKGROUND_NAMES, CATEGORIES, HELD_OUT_SEED, captions, subject_from_seed
 from blipdiff_impl.toybox.evaluate import GUIDANCE, STEPS
 from blipdiff_impl.toybox.judge import Judge, palette_distance, subject_points
-from blipdiff_impl.toybox.render import PICTURE_SIZE, render_picture
 from blipdiff_impl.toybox.train_edges import WEIGHT_FILE
-from blipdiff_impl.toybox.world import BACKGROUND_NAMES, CATEGORIES, HELD_OUT_SEED, captions, subject_from_seed
 from tools.inprocess import load_comfy
 from tools.numbers.two_subjects import GROUP, Toybox
 from tools.problems import run_command
@@ -99,7 +100,7 @@ def _draw(comfy, toybox, positive, control, edges, strength, seed):
 
 def _through_autoencoder(toybox, comfy, pictures):
     with torch.inference_mode():
-        return toybox.decode(comfy.node("VAEEncode")().encode(toybox.vae, _as_image(pictures))[0])
+        return toybox.decode(comfy.node("VAEEncode")().encode(toybox.vae, as_tensor(pictures))[0])
 
 
 def _render(subjects, background, rng):
@@ -109,15 +110,11 @@ def _render(subjects, background, rng):
 def _edges(canny, pictures):
     """The Canny node's IMAGE."""
     with torch.inference_mode():
-        return canny(_as_image(pictures), LOW, HIGH)[0]
+        return canny(as_tensor(pictures), LOW, HIGH)[0]
 
 
 def _mask(edges):
     return edges[..., 0].numpy() > 0.5
-
-
-def _as_image(pictures):
-    return torch.from_numpy(pictures.copy()).float() / 255
 
 
 def _points(judge, pictures):

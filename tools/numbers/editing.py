@@ -16,16 +16,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from blipdiff_impl.files import as_tensor
+from blipdiff_impl.pictures.pixels import to_uint8
+from blipdiff_impl.toy_world.render import PICTURE_SIZE, render_picture, render_reference
+from blipdiff_impl.toy_world.world import BACKGROUND_NAMES, CATEGORIES, HELD_OUT_SEED, captions, subject_from_seed
 from blipdiff_impl.toybox.evaluate import CANDIDATES, STEPS
 from blipdiff_impl.toybox.judge import Judge, sliced_distance, subject_points
-from blipdiff_impl.toybox.render import PICTURE_SIZE, render_picture, render_reference
-from blipdiff_impl.toybox.world import BACKGROUND_NAMES, CATEGORIES, HELD_OUT_SEED, captions, subject_from_seed
 from tools.inprocess import load_comfy
 from tools.problems import run_command
 
 REPORTED = HELD_OUT_SEED + 800_000_000
 TRIAL = HELD_OUT_SEED + 850_000_000
-TOYBOX = "toybox (built in, toy world only)"
 SAMPLER, SCHEDULER, GUIDANCE, SEED = "euler", "normal", 4.0, 5
 CROSS_REPLACE, SELF_REPLACE, THRESHOLD = 0.8, 0.4, 0.4
 INVERTED = 24  # pictures that are regenerated from their noise
@@ -67,7 +68,7 @@ class Studio:
 
     def __init__(self, comfy):
         self._comfy = comfy
-        loaded = comfy.node("SubjectModelLoader").execute(TOYBOX, "fp32").result
+        loaded = comfy.node("SubjectModelLoader").execute(comfy.module("nodes.host.folders").TOYBOX, "fp32").result
         self.model, self.clip, self.vae, self.encoder = loaded[:4]
         self._nothing = comfy.node("CLIPTextEncode")().encode(self.clip, "")[0]
 
@@ -119,7 +120,7 @@ class Jury:
         self._judge = Judge.load()
 
     def finds(self, case, picture):
-        pictures = np.concatenate([(picture.numpy() * 255).round().astype(np.uint8), case.candidates])
+        pictures = np.concatenate([to_uint8(picture), case.candidates])
         masks = self._judge.look_at(pictures).mask
         own, *others = [subject_points(each, mask) for each, mask in zip(pictures, masks, strict=True)]
         return int(np.argmin([sliced_distance(own, other) for other in others])) == 0
@@ -181,7 +182,7 @@ def _means(rows):
 
 
 def _pixels(picture):
-    return torch.from_numpy(picture.copy())[None].float() / 255
+    return as_tensor(picture)[None]
 
 
 def main():

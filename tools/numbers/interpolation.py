@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 
+from blipdiff_impl.toy_world.render import PICTURE_SIZE, render_picture
+from blipdiff_impl.toy_world.world import BACKGROUND_NAMES, CATEGORIES, HELD_OUT_SEED, captions, subject_from_seed
 from blipdiff_impl.toybox.evaluate import GUIDANCE, STEPS
 from blipdiff_impl.toybox.judge import Judge, palette_distance, subject_points
-from blipdiff_impl.toybox.render import PICTURE_SIZE, render_picture
-from blipdiff_impl.toybox.world import BACKGROUND_NAMES, CATEGORIES, HELD_OUT_SEED, captions, subject_from_seed
 from tools.inprocess import load_comfy
 from tools.numbers.two_subjects import Toybox
 from tools.problems import run_command

@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from blipdiff_impl.pretraining.command import train
-from blipdiff_impl.pretraining.progress import read_losses
-from blipdiff_impl.pretraining.settings import Stage1Settings, Stage2Settings
-from blipdiff_impl.pretraining.settings_file import from_record, to_yaml
-from blipdiff_impl.pretraining.toy import STAGE1, STAGE2
+from blipdiff_impl.blip_diffusion.pretraining.command import train
+from blipdiff_impl.blip_diffusion.pretraining.settings import Stage1Settings, Stage2Settings
+from blipdiff_impl.blip_diffusion.pretraining.toy import STAGE1, STAGE2
+from blipdiff_impl.training.run_log import read_losses
+from blipdiff_impl.training.settings_file import from_record, to_yaml
 from tools.numbers import ablations
 from tools.places import ROOT
 from tools.problems import Problem, run_command
@@ -68,7 +68,7 @@ def _mean(rows, name):
 
 
 def _broken(settings):
-    """Losses of the run gone on with from its first checkpoint."""
+    """Losses of the run resumed from its first checkpoint."""
     folder = Path(settings.out)
     for path in (folder / "checkpoints").iterdir():
         if path.name != "step_00000020":

@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from blipdiff_impl.pictures.pixels import to_uint8
+from blipdiff_impl.toy_world.render import PICTURE_SIZE, render_picture, render_reference
+from blipdiff_impl.toy_world.world import BACKGROUND_NAMES, CATEGORIES, HELD_OUT_SEED, captions, subject_from_seed
 from blipdiff_impl.toybox.evaluate import CANDIDATES, GUIDANCE, STEPS
 from blipdiff_impl.toybox.judge import Judge, sliced_distance, subject_points
-from blipdiff_impl.toybox.render import PICTURE_SIZE, render_picture, render_reference
-from blipdiff_impl.toybox.world import BACKGROUND_NAMES, CATEGORIES, HELD_OUT_SEED, captions, subject_from_seed
 from tools.inprocess import load_comfy
 from tools.problems import run_command
 
@@ -45,9 +46,9 @@ class Toybox:
         self._node = comfy.node
         self._sample = SamplerCustom.execute
         with torch.inference_mode():
-            loaded = self._node("SubjectModelLoader").execute("toybox (built in, toy world only)", "fp32")
+            loaded = self._node("SubjectModelLoader").execute(comfy.module("nodes.host.folders").TOYBOX, "fp32")
             self.model, self.clip, self.vae, self.encoder = loaded[0], loaded[1], loaded[2], loaded[3]
-            self._negative = self._node("CLIPTextEncode")().encode(self.clip, "")[0]
+            self._negative = self.words("")
             self._sampler = self._node("SubjectSamplerPNDM").execute()[0]
             self._sigmas = self._node("SubjectSchedulePNDM").execute(self.model, STEPS)[0]
 
@@ -56,9 +57,14 @@ class Toybox:
         with torch.inference_mode():
             return self._node(node).execute(*inputs, **named).result
 
-    def sample(self, model, positive, count, width=PICTURE_SIZE):
+    def words(self, text):
+        """CONDITIONING of a text without subjects."""
+        with torch.inference_mode():
+            return self._node("CLIPTextEncode")().encode(self.clip, text)[0]
+
+    def sample(self, model, positive, count, width=PICTURE_SIZE, height=PICTURE_SIZE):
         """LATENT of `count` pictures, made as in the built-in model's own numbers."""
-        latent = {"samples": torch.zeros(count, 4, PICTURE_SIZE // 8, width // 8)}
+        latent = {"samples": torch.zeros(count, 4, height // 8, width // 8)}
         settings = (True, SEED, GUIDANCE, positive, self._negative, self._sampler, self._sigmas, latent)
         with torch.inference_mode():
             return self._sample(model, *settings)[0]
@@ -67,11 +73,11 @@ class Toybox:
         """Pictures uint8 `[N, H, W, 3]`."""
         with torch.inference_mode():
             pictures = self._node("VAEDecode")().decode(self.vae, latent)[0]
-        return (pictures * 255).round().to(torch.uint8).numpy()
+        return to_uint8(pictures)
 
-    def draw(self, model, positive, count, width=PICTURE_SIZE):
+    def draw(self, model, positive, count, width=PICTURE_SIZE, height=PICTURE_SIZE):
         """Sample and decode."""
-        return self.decode(self.sample(model, positive, count, width))
+        return self.decode(self.sample(model, positive, count, width, height))
 
     def subjects(self, seeds, category, rng):
         """A SUBJECT batch of the subjects with these seeds, each from one reference picture."""
@@ -87,21 +93,26 @@ class Jury:
     """Finds the nearest candidate."""
 
     def __init__(self):
-        self._judge = Judge.load()
+        self.judge = Judge.load()
 
     def points(self, pictures):
         """What the judge compares of each picture."""
-        masks = self._judge.look_at(pictures).mask
+        masks = self.judge.look_at(pictures).mask
         return [subject_points(picture, mask) for picture, mask in zip(pictures, masks, strict=True)]
+
+    @staticmethod
+    def nearest(points, candidates):
+        """Number of the candidate that points are nearest to."""
+        return int(np.argmin([sliced_distance(points, other) for other in candidates]))
 
     def found(self, pictures, side):
         """Whether each subject is nearest among things of its kind."""
-        return [_nearest(p, own) == 0 for p, own in zip(self.points(pictures), side.candidates, strict=True)]
+        return [self.nearest(p, own) == 0 for p, own in zip(self.points(pictures), side.candidates, strict=True)]
 
     def swapped(self, pictures, side, other):
         """Whether the other half's subject is nearer than everything of the own kind."""
         triples = zip(self.points(pictures), side.candidates, other.candidates, strict=True)
-        return [_nearest(p, [*own, foreign[0]]) == len(own) for p, own, foreign in triples]
+        return [self.nearest(p, [*own, foreign[0]]) == len(own) for p, own, foreign in triples]
 
 
 def measure(comfy, count, first=REPORTED, soft_edge=8):
@@ -162,10 +173,6 @@ def _group(toybox, jury, group, first):
         points = jury.points(np.stack(pictures))
         sides.append(Side(category, subjects, [points[i : i + CANDIDATES] for i in range(0, len(points), CANDIDATES)]))
     return sides, phrases[rng.integers(len(phrases))]
-
-
-def _nearest(points, candidates):
-    return int(np.argmin([sliced_distance(points, other) for other in candidates]))
 
 
 def _rounded(value):
