@@ -1,0 +1,108 @@
+"""Scenes of the bank as training data for an MS-Diffusion adapter: cut-outs of their things from other renders.
+
+Cut-outs are .npy arrays beside the bank's own; latents, boxes and subject vectors are the bank's.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+from ..files import write_whole
+from ..toy_world.bank import open_array, rows_ready
+from ..toy_world.render import REFERENCE_SIZE, render_subject
+from ..toy_world.scenes import MAX_THINGS, scene_text
+from ..toy_world.world import BACKGROUND_NAMES, CATEGORIES, ToySubject, captions
+from ..training.samples import Reference, Sample
+from . import scene_bank
+
+SHAPE = "large"
+# Of so many samples of a scene, one has the references of the bank, which have something behind the thing.
+UNCUT_EVERY = 7
+CLASSIC_EVERY = 4  # scenes of one large thing are half of the bank; more than these teach nothing about boxes
+_CHUNK = 256
+
+
+def make_cut_outs() -> None:
+    """Render them, or resume where an interrupted run stopped."""
+    count = scene_bank.ready(SHAPE)
+    folder = scene_bank.FOLDER / f"{SHAPE}_cut_outs"
+    folder.mkdir(parents=True, exist_ok=True)
+    array = open_array(folder / "pictures.npy", np.uint8, (count, MAX_THINGS, REFERENCE_SIZE, REFERENCE_SIZE, 3))
+    wanted = set(scene_rows().tolist())
+    for first in range(rows_ready(folder), count, _CHUNK):
+        for index in range(first, min(first + _CHUNK, count)):
+            if index in wanted:
+                _fill(array, index)
+        array.flush()
+        write_whole(folder / "ready.txt", str(min(first + _CHUNK, count)).encode())
+
+
+def scene_rows() -> np.ndarray:
+    """Numbers of the scenes that are trained on."""
+    labels = scene_bank.open_shape(SHAPE)["labels"][: scene_bank.ready(SHAPE)]
+    classic = labels[:, 2] == 1
+    return np.flatnonzero(~classic | (np.cumsum(classic) % CLASSIC_EVERY == 0))
+
+
+def cut_out_render(subject: ToySubject, rng: np.random.Generator) -> np.ndarray:
+    """A thing on black that fills the frame, uint8 [64, 64, 3]: what a tight cut becomes when it is squashed."""
+    drawn = render_subject(subject, int(rng.integers(34, 73)), rng.uniform(0.92, 1.08))
+    if rng.uniform() < 0.25:
+        drawn = drawn.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    alpha = drawn.getchannel("A")
+    black = Image.composite(drawn.convert("RGB"), Image.new("RGB", drawn.size), alpha)
+    # where the mask is above a half, as the node cuts
+    box = alpha.point(lambda value: 255 if value > 127 else 0).getbbox()
+    return np.asarray(black.crop(box).resize((REFERENCE_SIZE, REFERENCE_SIZE), Image.Resampling.BICUBIC))
+
+
+class ToyScenes:
+    """Sample `i` shows scene `i % scenes`.
+
+    There is no picture to a sample: its latent stands for it.
+    """
+
+    def __init__(self):
+        self._rows = scene_rows()
+        self._arrays = scene_bank.open_shape(SHAPE)
+        self._cut_outs = np.load(scene_bank.FOLDER / f"{SHAPE}_cut_outs" / "pictures.npy", mmap_mode="r")
+        self._side = scene_bank.SHAPES[SHAPE].size[0]
+        self.groups = [len(self._rows) * UNCUT_EVERY]
+
+    def __getitem__(self, index: int) -> Sample:
+        row, uncut = self._rows[index % len(self._rows)], index < len(self._rows)
+        count, background, _, *kinds = self._arrays["labels"][row].tolist()
+        names = [CATEGORIES[kind] for kind in kinds[:count]]
+        references = []
+        for thing, name in enumerate(names):
+            source = (self._arrays["references"] if uncut else self._cut_outs)[row, thing]
+            box = tuple((self._arrays["boxes"][row, thing] / self._side).tolist())
+            vectors = np.asarray(self._arrays["vectors"][row, thing], np.float32)
+            references.append(Reference(np.array(source), name, box, vectors))
+        cells = self._arrays["cells"][row].astype(int).sum(axis=0).clip(max=255).astype(np.uint8)
+        return Sample(
+            f"toy scene {row}",
+            np.broadcast_to(np.uint8(0), (self._side, self._side, 3)),
+            _captions(names, BACKGROUND_NAMES[background]),
+            mask=cells,
+            latent=np.asarray(self._arrays["latents"][row], np.float32),
+            references=tuple(references),
+        )
+
+
+def _captions(names: list[str], background: str) -> tuple[str, ...]:
+    """All things, in either order; one in five has the place first."""
+    texts = []
+    for phrase in captions(background):
+        for order in (names, names[::-1]):
+            texts += [scene_text(order, phrase, commas, place_first=False) for commas in (False, True)]
+        texts.append(scene_text(names, phrase, commas=True, place_first=True))
+    return tuple(texts)
+
+
+def _fill(array: np.ndarray, index: int) -> None:
+    subjects, _, _ = scene_bank.draw_subjects(SHAPE, np.random.default_rng((scene_bank.SHAPES[SHAPE].seed, index)))
+    rng = np.random.default_rng((scene_bank.SHAPES[SHAPE].seed, index, 1))
+    for thing, subject in enumerate(subjects):
+        array[index, thing] = cut_out_render(subject, rng)

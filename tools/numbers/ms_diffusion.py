@@ -1,0 +1,164 @@
+"""The built-in MS-Diffusion adapter: one to three held-out things, each in its box of one picture of 192 pixels.
+
+Everything runs through the real ComfyUI's nodes in this process. What is in a box is judged as a picture of its own: is
+it nearest to the right one of eight things of its kind, is it of that kind, does the thing fill its box, and is the
+place the one that the text names? `scene_two_top1` are the same pairs by *Subjects in One Prompt*, with the boxes as
+masks; `*_renderer` the renderer's own pictures, the best that the judge can see. The last line is one JSON object;
+`*_se` are standard errors over pictures.
+"""
+
+import argparse
+import json
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from blipdiff_impl.toy_world.render import LARGE_SIZE, render_reference
+from blipdiff_impl.toy_world.scenes import draw_boxes, scene_text
+from blipdiff_impl.toy_world.world import BACKGROUND_NAMES, CATEGORIES, HELD_OUT_SEED, captions, subject_from_seed
+from blipdiff_impl.toybox.judge import judged_size
+from blipdiff_impl.toybox.scene_numbers import FILL, SceneTrial, crop_around, make_scene_trials, rendered_scene
+from tools.inprocess import load_comfy
+from tools.numbers.scene_boxes import by_node, candidates
+from tools.numbers.two_subjects import Jury, Toybox
+from tools.problems import run_command
+
+FIRST_SEED = HELD_OUT_SEED + 800_000_000
+SCALE = 1.5  # chosen by eye on the pictures of a workflow, not on these trials
+
+
+@dataclass
+class Seen:
+    """What the judge says of the things of each picture, one list a picture."""
+
+    top1: list[list[bool]] = field(default_factory=list)
+    swapped: list[list[bool]] = field(default_factory=list)
+    kind: list[list[bool]] = field(default_factory=list)
+    box: list[list[float]] = field(default_factory=list)
+    place: list[list[bool]] = field(default_factory=list)
+
+    def numbers(self, **names: str) -> dict[str, float]:
+        """Means and standard errors of these, each under its name."""
+        found = {}
+        for what, name in names.items():
+            by_picture = np.array([np.mean(each) for each in getattr(self, what)])
+            found[name] = round(float(by_picture.mean()), 4)
+            found[f"{name}_se"] = round(float(by_picture.std() / len(by_picture) ** 0.5), 4)
+        return found
+
+
+def trials_of(things: int, count: int, same_kind: bool = False) -> list[SceneTrial]:
+    """Scenes of so many held-out things, always the same; kinds and places come in turn."""
+    return [_trial(things, index, same_kind) for index in range(count)]
+
+
+def measure(comfy, count: int, scale: float = SCALE, with_renderer: bool = True) -> dict[str, float]:
+    """Numbers over `count` scenes of each sort."""
+    toybox, jury = Toybox(comfy), Jury()
+    adapter = toybox.call("MSDiffusionLoader", comfy.module("nodes.host.folders").TOYBOX)[0]
+    pairs = make_scene_trials(count)
+
+    def by_adapter(trial, index):
+        return _drawn(toybox, adapter, trial, index, scale)
+
+    two = _judged(jury, pairs, by_adapter)
+    numbers = two.numbers(
+        top1="two_top1", swapped="two_swapped", kind="two_kind", box="box_iou", place="place_accuracy"
+    )
+    print(json.dumps(numbers), flush=True)
+    one = _judged(jury, trials_of(1, count), by_adapter)
+    three = _judged(jury, trials_of(3, count), by_adapter)
+    numbers |= one.numbers(top1="one_top1") | three.numbers(top1="three_top1", kind="three_kind")
+    print(json.dumps(numbers), flush=True)
+    alike = _judged(jury, trials_of(2, count, same_kind=True), by_adapter, same_kind=True)
+    numbers |= alike.numbers(top1="same_kind_top1")
+    scene = _judged(jury, pairs, lambda trial, index: by_node(toybox, trial, index))
+    numbers |= scene.numbers(top1="scene_two_top1", kind="scene_two_kind", swapped="scene_two_swapped")
+    if with_renderer:
+        drawn = _judged(jury, pairs, rendered_scene)
+        numbers |= drawn.numbers(top1="two_top1_renderer", kind="two_kind_renderer", box="box_iou_renderer")
+    return numbers
+
+
+def _judged(jury: Jury, trials, draw, same_kind: bool = False) -> Seen:
+    seen = Seen()
+    for index, trial in enumerate(trials):
+        picture = draw(trial, index)
+        crops = np.stack([crop_around(picture, np.array(box, float)) for box in trial.boxes])
+        verdict, known = jury.judge.look_at(crops), candidates(jury, trial, index)
+        if same_kind:  # a thing that looks like the other one is a mistake
+            known = [[*own[:-1], other[0]] for own, other in zip(known, known[::-1], strict=True)]
+        points = jury.points(crops)
+        others = [[known[j][0] for j in range(len(known)) if j != i] for i in range(len(known))]
+        seen.top1.append([jury.nearest(p, own) == 0 for p, own in zip(points, known, strict=True)])
+        seen.swapped.append(
+            [jury.nearest(p, [*own, *o]) >= len(own) for p, own, o in zip(points, known, others, strict=True)]
+        )
+        kinds = [CATEGORIES[kind] for kind in verdict.category]
+        seen.kind.append([kind == thing.category for kind, thing in zip(kinds, trial.subjects, strict=True)])
+        seen.box.append([_overlap(mask) for mask in verdict.mask])
+        (where,) = jury.judge.look_at(judged_size(picture[None])).background
+        seen.place.append([BACKGROUND_NAMES[where] == trial.background])
+    return seen
+
+
+def _overlap(mask: np.ndarray) -> float:
+    """Of the rectangle around a thing and its box, in the crop around that: intersection over union."""
+    if not mask.any():
+        return 0.0
+    side = mask.shape[0]
+    low, high = side * (1 - FILL) / 2, side * (1 + FILL) / 2
+    y, x = np.nonzero(mask)
+    edges = [(axis.min(), axis.max() + 1) for axis in (x, y)]
+    shared = np.prod([max(0.0, min(high, last) - max(low, first)) for first, last in edges])
+    return float(shared / (np.prod([last - first for first, last in edges]) + (high - low) ** 2 - shared))
+
+
+def _drawn(toybox: Toybox, adapter, trial: SceneTrial, index: int, scale: float) -> np.ndarray:
+    """The picture, uint8 [192, 192, 3]: references cut out of other pictures, boxes as shares."""
+    rng, subjects = np.random.default_rng((FIRST_SEED, index, 2)), None
+    for thing, box in zip(trial.subjects, trial.boxes, strict=True):
+        reference = render_reference(thing, rng)
+        photo = torch.from_numpy(reference.picture.copy())[None].float() / 255
+        mask = torch.from_numpy(reference.mask.copy())[None].float() / 255
+        edges = [edge / LARGE_SIZE for edge in box]
+        (subjects,) = toybox.call(
+            "MSDiffusionSubject", photo, thing.category, *edges, 1.0, mask=mask, previous=subjects
+        )
+    model, _ = toybox.call(
+        "MSDiffusionApply", model=toybox.model, clip=toybox.clip, ms_adapter=adapter, subjects=subjects, scale=scale,
+        start_percent=0.0, end_percent=1.0, grounding=True, auto_layout=False,
+    )  # fmt: skip
+    return toybox.draw(model, toybox.words(trial.text), 1, LARGE_SIZE, LARGE_SIZE)[0]
+
+
+def _trial(things: int, index: int, same_kind: bool) -> SceneTrial:
+    rng = np.random.default_rng((FIRST_SEED, things, index, int(same_kind)))
+    steps = [0] * things if same_kind else [0, 5, 7][:things]
+    kinds = [CATEGORIES[(index + step) % 12] for step in steps]
+    background = BACKGROUND_NAMES[(index * 5 + index // 12) % 12]
+    phrases = captions(background)
+    first = FIRST_SEED + 1000 * things + 100_000 * int(same_kind) + 1_000_000 * index
+    return SceneTrial(
+        tuple(subject_from_seed(first + number, kind) for number, kind in enumerate(kinds)),
+        tuple(draw_boxes(things, LARGE_SIZE, LARGE_SIZE, rng)),
+        background,
+        scene_text(kinds, phrases[rng.integers(len(phrases))], commas=True, place_first=False),
+    )
+
+
+def main():
+    """Measure, and print the numbers as JSON in the last line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--scenes", type=int, default=64)
+    parser.add_argument("--scale", type=float, default=SCALE)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as base:
+        print(json.dumps(measure(load_comfy(Path(base)), options.scenes, options.scale)))
+
+
+if __name__ == "__main__":
+    run_command(main)
