@@ -1,0 +1,62 @@
+"""What stays as it is while GILL is trained: language model, picture encoder, text encoder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...prompts.rows import ROW, ROW_POSITIONS
+from ...prompts.tokenizers import CLIP_END, CLIP_START, clip_ids
+from ...weights.transformers_folder import load_network, require_all
+from ..language_model import LanguageModel
+from ..text_encoder import text_encoder_fingerprint
+from ..vision import ClipVision
+from .settings import GILLSettings
+
+
+class FrozenGILL:
+    """The three networks; `to` moves them to where the rest is trained."""
+
+    def __init__(self, settings: GILLSettings):
+        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(settings.precision, torch.float32)
+        self.language = LanguageModel.from_folder(Path(settings.language_model), dtype)
+        self.vision = ClipVision.from_folder(Path(settings.vision_model), cells=settings.vision_cells)
+        self._text_encoder = _text_encoder(Path(settings.text_encoder))
+        self.fingerprint = text_encoder_fingerprint(self._text_encoder.state_dict())
+        words = self.language.network.get_input_embeddings().weight[: self.language.tokenizer.size]
+        self.word_norm = float(words.float().norm(dim=1).mean())
+
+    @property
+    def text_width(self) -> int:
+        """Width of what the mapper learns to give."""
+        return self._text_encoder.config.hidden_size
+
+    def to(self, device: torch.device) -> FrozenGILL:
+        self.language.to(device)
+        self.vision.to(device)
+        self._text_encoder.to(device)
+        return self
+
+    @torch.no_grad()
+    def targets(self, ids: Tensor) -> Tensor:
+        """The text encoder's last states behind its last norm, `[B, 77, W]`, of `text_ids`."""
+        return self._text_encoder(input_ids=ids).last_hidden_state
+
+
+def text_ids(caption: str) -> Tensor:
+    """A caption as the text encoder takes it: cut on the right to 77 positions with start and end, int64 `[77]`."""
+    ids = [CLIP_START, *clip_ids(caption)[:ROW_POSITIONS], CLIP_END]
+    return torch.tensor(ids + [CLIP_END] * (ROW - len(ids)))
+
+
+def _text_encoder(folder: Path) -> Any:
+    complaint = (
+        f"The text encoder in {folder} cannot be read: a file is missing or damaged, or of another kind. Name the "
+        "folder text_encoder of a Stable Diffusion 1.5."
+    )
+    network, report = load_network(folder, "CLIPTextModel", complaint)
+    require_all(folder, report, but=("position_ids",))
+    return network.float()

@@ -1,0 +1,1 @@
+"""The built-in toy GILL: its corpus, the trainings that make it, and the files it ends in (docs/gill.md)."""

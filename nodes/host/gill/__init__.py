@@ -1,0 +1,1 @@
+"""What the nodes of GILL do on the host's own objects."""

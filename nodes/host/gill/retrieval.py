@@ -1,0 +1,185 @@
+"""An index of a folder's pictures, what fits a reply in it, and drawn pictures in order."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import folder_paths
+import torch
+from torch import Tensor
+
+from ....blipdiff_impl.errors import CheckpointError, SubjectError, excerpt, first_few, one_line
+from ....blipdiff_impl.files import PICTURE_TYPES, UnreadablePicture, as_tensor, read_picture
+from ....blipdiff_impl.gill.retrieval import MOST_PICTURES, PictureIndex, TextEmbedding, best_pictures, ranked
+from ....blipdiff_impl.pictures.preprocess import as_rgb, check_photos
+from ..notices import tell
+from ..session import Progress
+from .loader import HostGILL
+
+NO_FOLDER = "(no other folder in input)"
+_DEPTH = 3
+
+
+@dataclass(frozen=True, eq=False)
+class HostIndex:
+    """A GILL_INDEX: embeddings, and the folder that their names lie in."""
+
+    index: PictureIndex
+    folder: Path
+
+
+def folder_names() -> list[str]:
+    """Folders in the input folder, down to the third level, and a word for where there is none."""
+    found = list(_folders(folder_paths.get_input_directory(), "", _DEPTH))
+    return [*sorted(found, key=str.lower), NO_FOLDER]
+
+
+def state_of(folder: str) -> str:
+    """A text that changes when a picture in the folder does."""
+    return repr(list(_pictures(_folder(folder))))
+
+
+def index_folder(model: HostGILL, folder: str) -> HostIndex:
+    """The index of all pictures in a folder and those below; what was indexed before and has not changed stays.
+
+    It is kept as `output/gill/<folder>.safetensors`. Files that cannot be read are left out and named on the node.
+
+    Raises:
+        SubjectError: no such folder, or no picture in it that can be read.
+    """
+    root = _folder(folder)
+    path = Path(folder_paths.get_output_directory()) / "gill" / f"{_file_name(folder)}.safetensors"
+    files = list(_pictures(root))
+    if len(files) > MOST_PICTURES:
+        raise SubjectError(f"{folder} holds {len(files)} pictures; at most {MOST_PICTURES} go into an index.")
+    known = _known(path, model.gill.space)
+    rows, kept, broken = [], [], []
+    progress = Progress(len(files))
+    with model.on_device() as gill:
+        for number, (name, state) in enumerate(files):
+            row = known.get((name, state))
+            if row is None:
+                try:
+                    row = gill.picture_embeddings(as_tensor(read_picture(root / name, name))[None])[0]
+                except UnreadablePicture as error:
+                    broken.append(one_line(error))
+                    continue
+                finally:
+                    progress.report(number + 1, len(files))
+            rows.append(row)
+            kept.append((name, state))
+    if broken:
+        tell(f"{len(broken)} of {len(files)} files are left out of the index: {first_few(broken, 3, ' ')}")
+    if not rows:
+        raise SubjectError(
+            f"There is no picture in {folder} that can be read ({len(broken)} could not). Put pictures "
+            f"({', '.join(PICTURE_TYPES)}) there, or choose another folder."
+        )
+    names, states = (tuple(column) for column in zip(*kept, strict=True))
+    index = PictureIndex(names, states, torch.stack(rows), model.gill.space)
+    with suppress(OSError):  # saving says what is wrong with a folder that is not there
+        path.parent.mkdir(parents=True, exist_ok=True)
+    index.save(path)
+    return HostIndex(index, root)
+
+
+def retrieve(
+    index: HostIndex, embedding: TextEmbedding, which: int, most: int, seen: str
+) -> tuple[list[Tensor], str, list[float]]:
+    """The pictures that fit best, each `[1, H, W, 3]`, their names a line each, and scores.
+
+    Args:
+        seen: names of pictures that should not come again, a line each.
+
+    Raises:
+        SubjectError: the index is of another model, or a picture is gone.
+    """
+    names = {line.strip() for line in seen.splitlines() if line.strip()}
+    found = best_pictures(embedding, index.index, which, most, names)
+    pictures = []
+    for name, _ in found:
+        try:
+            pictures.append(as_tensor(read_picture(index.folder / name, name))[None])
+        except UnreadablePicture as error:
+            raise SubjectError(
+                f"{one_line(error)} It was there when the folder was indexed: index it again."
+            ) from error
+    return pictures, "\n".join(name for name, _ in found), [score for _, score in found]
+
+
+def rank(model: HostGILL, embedding: TextEmbedding, pictures: Tensor, which: int) -> tuple[Tensor, Tensor, str]:
+    """The batch with the picture first that fits the reply best, that picture alone, and cosines a line each.
+
+    Raises:
+        SubjectError: the reply is of another model, or pictures that cannot be used.
+    """
+    if embedding.model != model.gill.space:
+        raise SubjectError(
+            "The reply was made by another GILL model (or another CLIP vision model) than the one connected here. "
+            "Connect the one that made it."
+        )
+    check_photos(pictures)
+    with model.on_device() as gill:
+        rows = torch.cat([gill.picture_embeddings(each, squash=True) for each in pictures.split(1)])
+    order, cosines = ranked(embedding, rows, which)
+    placed = as_rgb(pictures, "images")[order]
+    return placed, placed[:1], "\n".join(f"{each:.4f}" for each in cosines)
+
+
+def _folder(name: str) -> Path:
+    """A folder of the list; nothing outside of the input folder."""
+    names = folder_names()
+    if name not in names or name == NO_FOLDER:
+        there = first_few(each for each in names if each != NO_FOLDER) or "none"
+        raise SubjectError(
+            f"There is no folder {excerpt(str(name))} in {folder_paths.get_input_directory()} (folders there: {there})."
+            " Put your pictures into a folder there, and refresh the list."
+        )
+    return Path(folder_paths.get_input_directory()) / name
+
+
+def _folders(folder: str, prefix: str, depth: int) -> Iterator[str]:
+    try:
+        with os.scandir(folder) as entries:
+            inner = [entry for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+    except OSError:
+        return
+    for entry in inner:
+        yield f"{prefix}{entry.name}"
+        if depth > 1:
+            yield from _folders(entry.path, f"{prefix}{entry.name}/", depth - 1)
+
+
+def _pictures(root: Path) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Names of picture files in a folder and below, sorted, with size and time of change."""
+    for folder, inner, names in os.walk(root):
+        inner[:] = sorted(each for each in inner if not each.startswith("."))
+        for name in sorted(names):
+            path = Path(folder) / name
+            if path.suffix.lower() in PICTURE_TYPES and not name.startswith("."):
+                try:
+                    about = path.stat()
+                except OSError:
+                    continue
+                yield path.relative_to(root).as_posix(), (about.st_size, about.st_mtime_ns)
+
+
+def _known(path: Path, space: str) -> dict[tuple[str, tuple[int, int]], Tensor]:
+    """Rows of an older index of the same model; nothing where there is none that can be used."""
+    try:
+        index = PictureIndex.load(path)
+    except CheckpointError:
+        return {}
+    if index.model != space:
+        return {}
+    return {(name, state): row for name, state, row in zip(index.names, index.states, index.vectors, strict=True)}
+
+
+def _file_name(folder: str) -> str:
+    """A folder's name as that of a file: what no system forbids."""
+    return re.sub(r"[^\w. -]+", "_", folder)[:100]

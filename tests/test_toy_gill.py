@@ -1,0 +1,267 @@
+"""The toy GILL: its corpus, the samples drawn from it, its language model's training, and the file that ships."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from blipdiff_impl.errors import CheckpointError
+from blipdiff_impl.gill.checkpoint import TOY_FILE, open_gill
+from blipdiff_impl.gill.decoding import DecodingSettings
+from blipdiff_impl.gill.interleaving import dialogue_turn, parse_prompt
+from blipdiff_impl.gill.pipeline import load_gill
+from blipdiff_impl.gill.text_encoder import text_encoder_fingerprint
+from blipdiff_impl.toy_gill import corpus, language, samples, tower
+from blipdiff_impl.toy_gill.corpus import HELD_OUT, draw_conversation
+from blipdiff_impl.toy_world.world import BACKGROUND_NAMES, CATEGORIES, captions
+from blipdiff_impl.toybox.training import Clock
+
+
+def talks(count=400, **settings):
+    return [draw_conversation(np.random.default_rng((5, number)), **settings) for number in range(count)]
+
+
+@pytest.fixture(scope="module")
+def gill():
+    return load_gill(TOY_FILE)
+
+
+# --- corpus
+
+
+def test_answers_say_what_the_picture_shows():
+    seen = set()
+    for talk in talks():
+        for turn in talk.turns:
+            if turn.drawn:
+                assert turn.answer == f"here is {turn.drawn.said}:" and turn.drawn.kind in CATEGORIES
+                assert turn.drawn.phrase in captions(turn.drawn.place)
+                assert turn.drawn.caption == f"a {turn.drawn.kind} {turn.drawn.phrase}"
+            else:
+                assert turn.answer.endswith(".") and "here is" not in turn.answer
+        seen.add(talk.needs)
+        assert 1 <= len(talk.turns) <= 5 and (not talk.bare or len(talk.turns) == 1)
+    assert seen == {"text", "picture", "two pictures", "things"}
+
+
+def test_a_change_of_place_keeps_the_thing_and_a_change_of_thing_the_place():
+    """Followed by hand through every conversation about one picture."""
+    moved = swapped = 0
+    for talk in talks(kind="picture"):
+        kind, place = talk.views[0].subject.category, talk.views[0].place
+        for turn in talk.turns:
+            words = turn.question.lower().rstrip(".?")
+            named = [name for name in CATEGORIES if re.search(rf"\b{name}\b", words)]
+            there = [n for n in BACKGROUND_NAMES if any(phrase in words for phrase in captions(n))]
+            if turn.drawn is None:
+                continue
+            if named and there:  # a whole new request
+                kind, place = turn.drawn.kind, turn.drawn.place
+                continue
+            kind, place = named[0] if named else kind, there[0] if there else place
+            moved, swapped = moved + bool(there), swapped + bool(named)
+            assert (turn.drawn.kind, turn.drawn.place) == (kind, place), talk
+    assert moved > 50 and swapped > 50
+
+
+def test_ways_that_are_held_out_are_never_trained_on():
+    """Every list's last way; but their words are known."""
+    lists = [value for name, value in vars(corpus).items() if name.startswith("_") and name[1:].isupper()
+             and isinstance(value, tuple) and name != "_NODS"]  # fmt: skip
+    patterns = [re.compile(re.escape(ways[-1]).replace(r"\{", "{").replace(r"\}", "}")) for ways in lists]
+    fixed = [re.sub(r"\{\w+\}", "(.+)", pattern.pattern) for pattern in patterns]
+    trained = {turn.question.lower().rstrip(".") for talk in talks() for turn in talk.turns}
+    asked = {turn.question.lower().rstrip(".") for talk in talks(wording=HELD_OUT) for turn in talk.turns}
+    ends = [way for way in fixed if any(re.fullmatch(way, question) for question in asked)]
+    assert len(lists) > 10 and len(ends) == len(lists)
+    own = [re.sub(r"\{\w+\}", "(.+)", re.escape(way).replace(r"\{", "{").replace(r"\}", "}"))
+           for ways in lists for way in ways[:-1]]  # fmt: skip
+    for question in trained:
+        assert any(re.fullmatch(way, question) for way in own) or question.startswith(("draw the", "show me the"))
+
+
+def test_texts_are_what_gill_turn_makes():
+    """What is trained on and what the node gives the model to read are the same text."""
+    count = 0
+    for talk in talks(kind="text"):
+        prompt, reply = None, ""
+        for turn in talk.turns:
+            prompt = dialogue_turn(prompt, reply, turn.question, {})
+            reply = turn.answer
+        read = "".join(samples.as_texts(talk)[:-1])
+        assert prompt.items == (read,)
+        count += len(talk.turns) > 1
+    assert count > 50
+
+
+def test_every_word_is_one_token(tmp_path, monkeypatch):
+    monkeypatch.setattr(language, "LANGUAGE", tmp_path / "opt")
+    tokenizer = language.make_tokenizer()
+    assert [word for word in corpus.words() if len(tokenizer.ids(word)) != 1] == []
+    for talk in talks(100, wording=HELD_OUT):
+        for kind, value in talk.segments():
+            assert kind == "picture" or tokenizer.words_in_pieces(str(value)) == []
+    assert tokenizer.words_in_pieces("draw an astronaut in the snow") == ["an", "astronaut"]
+
+
+# --- samples
+
+WITHOUT_LOOK = {f"a {kind} {phrase}" for kind in CATEGORIES for name in BACKGROUND_NAMES for phrase in captions(name)}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    patch = pytest.MonkeyPatch()
+    patch.setattr(samples, "BANK", tmp_path_factory.mktemp("bank"))
+    patch.setattr(samples, "BANK_VIEWS", 40)
+    yield samples.ToyConversations
+    patch.undo()
+
+
+def test_samples_are_drawn_from_their_number(source):
+    first, second = source(), source()
+    kinds = set()
+    for number in range(60):
+        one, other = first[number], second[number]
+        assert (one.captions, one.conversation, one.target) == (other.captions, other.conversation, other.target)
+        assert np.array_equal(one.picture, other.picture) and one.picture.shape == (96, 96, 3)
+        kinds.add((bool(one.conversation), len(one.pictures)))
+        places = {int(n) for text in one.conversation for n in re.findall(r"<image(\d)>", text)}
+        assert places == set(range(1, len(one.pictures) + 1))
+        assert one.target in WITHOUT_LOOK
+        if one.conversation:
+            assert one.conversation[-1] == f" here is {one.captions[0]}:"
+    assert {(False, 0), (True, 0), (True, 1)} <= kinds
+
+
+def test_samples_with_things_name_the_picture_that_shows_it(source):
+    with_thing = 0
+    things = source(with_things=True)
+    for number in range(40):
+        sample = things[number]
+        assert sample.conversation and sample.category in CATEGORIES
+        if sample.composite is not None:
+            with_thing += 1
+            assert any(np.array_equal(sample.composite, picture) for picture in sample.pictures)
+    assert 20 < with_thing < 40
+
+
+# --- training
+
+
+def test_the_language_model_resumes_to_the_bit(tmp_path, monkeypatch):
+    """Killed behind a checkpoint, in the middle of a group of steps."""
+    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+             "ffn_dim": 16, "max_position_embeddings": 160}  # fmt: skip
+    monkeypatch.setattr(language, "SIZES", small)
+
+    def run(name, stop=None):
+        folder = tmp_path / name
+        monkeypatch.setattr(language, "LANGUAGE", folder / "opt")
+        monkeypatch.setattr(language, "CHECKPOINT", folder / "language.pt")
+        monkeypatch.setattr(Clock, "checkpoint_due", lambda self: True)
+        loss, done = language._loss, []
+
+        def counted(*inputs):
+            done.append(1)
+            if stop and len(done) > stop:
+                raise KeyboardInterrupt
+            return loss(*inputs)
+
+        monkeypatch.setattr(language, "_loss", counted)
+        try:
+            language.train_language(6, batch=4)
+        finally:
+            monkeypatch.setattr(language, "_loss", loss)
+        from safetensors.torch import load_file
+
+        return load_file(folder / "opt" / "model.safetensors")
+
+    whole = run("whole")
+    with pytest.raises(KeyboardInterrupt):
+        run("killed", stop=3)
+    resumed = run("killed")
+    assert whole.keys() == resumed.keys() and all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_the_tower_starts_as_the_built_in_models_own():
+    from blipdiff_impl.blip_diffusion.checkpoints import open_checkpoint
+    from blipdiff_impl.blip_diffusion.image_tower import ImageTower, split_attention
+
+    checkpoint = open_checkpoint("toybox")
+    part = checkpoint.part("subject_encoder")
+    own = {n.removeprefix("visual_encoder."): v.float() for n, v in part.items() if n.startswith("visual_encoder.")}
+    theirs = ImageTower(checkpoint.config.image_tower).eval()
+    theirs.load_state_dict(split_attention(own))
+    pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        found = tower.copy_of_image_tower()(pixel_values=pixels).pooler_output
+        assert torch.allclose(found, theirs(pixels)[:, 0], atol=1e-5)
+
+
+# --- the file that ships
+
+
+def test_the_file_is_small_whole_and_for_the_built_in_text_encoder():
+    opened = open_gill(TOY_FILE)
+    assert TOY_FILE.stat().st_size <= 8_000_000
+    assert opened.companions is not None and opened.config.decision
+    assert {info.dtype for info in opened.infos.values()} == {torch.float16}
+    encoder = samples.toy_text_encoder()
+    assert opened.config.text_encoder == text_encoder_fingerprint(encoder.canonical_state_dict())
+    with pytest.raises(CheckpointError, match="no mapper of GILL's"):
+        load_gill(TOY_FILE, mapper=TOY_FILE)
+
+
+def said(gill, prompt, **settings):
+    return gill.reply(prompt, DecodingSettings(mode="force picture", min_words=32, **settings))
+
+
+@pytest.mark.parametrize("turns", [
+    (("draw a cat in the snow.", "here is a cat in the snow:"), ("now a hat.", "here is a hat in the snow:")),
+    (("i have a boat.", None), ("put it at night.", "here is a boat at night:")),
+    (("we are in the forest.", None), ("draw a robot there.", "here is a robot in the forest:")),
+])  # fmt: skip
+def test_it_follows_a_conversation(gill, turns):
+    prompt, reply = None, ""
+    for question, due in turns:
+        prompt = dialogue_turn(prompt, reply, question, {})
+        answer = said(gill, prompt)
+        assert due is None or answer.text == due
+        reply = answer.text
+
+
+def test_what_it_hands_over_is_nearest_to_the_text_encoders_word_for_it(gill):
+    encoder = samples.toy_text_encoder()
+    names = [f"a {kind} {captions(place)[0]}" for kind in CATEGORIES[:4] for place in BACKGROUND_NAMES[:4]]
+    with torch.no_grad():
+        due = torch.stack([encoder.encode_plain(name)[0] for name in names])
+    for number, name in enumerate(names):
+        found = said(gill, parse_prompt(name, {})).conditioning[0]
+        assert int((due - found).norm(dim=-1).mean(-1).argmin()) == number
+
+
+def test_it_sees_pictures(gill):
+    """Kind and place of held-out subjects, by words."""
+    hits = []
+    for number in range(24):
+        rng = np.random.default_rng((31, number))
+        view = corpus.draw_view(rng, held_out=True)
+        from blipdiff_impl.files import as_tensor
+        from blipdiff_impl.toy_world.render import render_picture
+
+        picture = as_tensor(render_picture(view.subject, view.place, rng, bank=True).picture)[None]
+        answer = said(gill, dialogue_turn(None, "", "<image1> put it at night.", {1: picture}))
+        hits.append(answer.text == f"here is a {view.subject.category} at night:")
+    assert sum(hits) >= 20
+
+
+def test_metadata_holds_numbers_and_words_alone():
+    from safetensors import safe_open
+
+    with safe_open(TOY_FILE, framework="pt") as file:
+        about = file.metadata()
+    assert set(about) == {"format", "format_version", "config", "companions", "tokenizer"}
+    assert len(json.loads(about["tokenizer"])["vocab"]) < 1000 and "/" not in about["config"] + about["companions"]
