@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from blipdiff_impl.gill.config import GILLConfig
-from blipdiff_impl.gill.decoding import DecodingSettings, decode
+from blipdiff_impl.gill.decoding import decode
+from blipdiff_impl.gill.decoding_settings import DecodingSettings
 from blipdiff_impl.gill.language_model import LanguageModel, LanguageSizes
 from blipdiff_impl.gill.mapper import GILLMapper
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from blipdiff_impl.errors import SubjectError
-from blipdiff_impl.gill.decoding import DecodingSettings, choose, decode
+from blipdiff_impl.gill.decoding import choose, decode
+from blipdiff_impl.gill.decoding_settings import DecodingSettings
 
 IMAGE = tuple(range(20, 28))
 WORDS, END, LINE = 28, 2, 10

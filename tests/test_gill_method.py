@@ -11,7 +11,8 @@ from gill_fixtures import SMALL, opt_folder, photo, random_parts, tiny_clip
 
 from blipdiff_impl.errors import CheckpointError, SubjectError
 from blipdiff_impl.gill.config import MapperConfig
-from blipdiff_impl.gill.decoding import DecodingSettings, decode
+from blipdiff_impl.gill.decoding import decode
+from blipdiff_impl.gill.decoding_settings import DecodingSettings
 from blipdiff_impl.gill.interleaving import Prompt, arrange, dialogue_turn, fit_context, parse_prompt
 from blipdiff_impl.gill.language_model import LanguageModel, new_cache
 from blipdiff_impl.gill.mapper import GILLMapper

@@ -13,7 +13,7 @@ from blipdiff_impl.__main__ import main
 from blipdiff_impl.errors import CheckpointError
 from blipdiff_impl.gill.checkpoint import open_gill, save_gill, save_whole_gill
 from blipdiff_impl.gill.companions import Companions, LanguageConfig, VisionConfig
-from blipdiff_impl.gill.decoding import DecodingSettings
+from blipdiff_impl.gill.decoding_settings import DecodingSettings
 from blipdiff_impl.gill.interleaving import parse_prompt
 from blipdiff_impl.gill.language_model import LanguageModel
 from blipdiff_impl.gill.pipeline import load_gill

@@ -5,7 +5,8 @@ import pytest
 import torch
 from spied_attention import expected_maps, spied
 
-from blipdiff_impl.ms_diffusion.checkpoint import TOYBOX_FILE, open_adapter
+from blipdiff_impl.ms_diffusion.checkpoint import open_adapter
+from blipdiff_impl.ms_diffusion.file_names import TOYBOX_FILE
 from blipdiff_impl.ms_diffusion.pretraining.base import prompt_ids
 from blipdiff_impl.toy_world.world import HELD_OUT_SEED, subject_from_seed
 from blipdiff_impl.toybox.adapter_base import ToyBase

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from blipdiff_impl.errors import CheckpointError
-from blipdiff_impl.gill.checkpoint import TOY_FILE, open_gill
-from blipdiff_impl.gill.decoding import DecodingSettings
+from blipdiff_impl.gill.checkpoint import open_gill
+from blipdiff_impl.gill.decoding_settings import DecodingSettings
+from blipdiff_impl.gill.file_names import TOY_FILE
 from blipdiff_impl.gill.interleaving import dialogue_turn, parse_prompt
 from blipdiff_impl.gill.pipeline import load_gill
 from blipdiff_impl.gill.text_encoder import text_encoder_fingerprint

@@ -15,7 +15,8 @@ from ..blip_diffusion.pipeline import SubjectPipeline
 from ..errors import SubjectError
 from ..files import require_writable_folder, write_json
 from ..folder_lock import only_run_in
-from ..ms_diffusion.checkpoint import TOYBOX_FILE, open_adapter
+from ..ms_diffusion.checkpoint import open_adapter
+from ..ms_diffusion.file_names import TOYBOX_FILE
 from ..ms_diffusion.pipeline import MSPipeline
 from ..ms_diffusion.pretraining.base import Base
 from ..pictures.towers import ClipTower, DinoTower

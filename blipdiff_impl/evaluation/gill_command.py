@@ -43,7 +43,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 def run_evaluate_gill(options: argparse.Namespace) -> None:
     """Answer and draw what is missing, score what is new, write the report."""
     from ..blip_diffusion.pipeline import SubjectPipeline
-    from ..gill.checkpoint import TOY_FILE
+    from ..gill.file_names import TOY_FILE
     from ..gill.pipeline import load_gill
     from ..gill.vision import ClipVision
     from ..pictures.towers import ClipTower

@@ -21,7 +21,7 @@ from torch import Tensor
 from ..blip_diffusion.pipeline import SubjectPipeline
 from ..errors import SubjectError
 from ..files import as_tensor, picture_paths, read_json, read_picture, write_json, write_whole
-from ..gill.decoding import DRAW, DecodingSettings
+from ..gill.decoding_settings import DRAW, DecodingSettings
 from ..gill.interleaving import Prompt
 from ..gill.language_model import new_cache
 from ..gill.pipeline import GILL

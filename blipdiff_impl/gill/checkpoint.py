@@ -25,19 +25,12 @@ from ..weights.tensor_file import TensorFile, TensorInfo
 from ..weights.writing import write_model
 from .companions import LANGUAGE, VISION, Companions, stored, tables_of
 from .config import GILLConfig, MapperConfig, apply_model_args
+from .file_names import ARGS_FILE, DECISION_FILE, RELEASED, RELEASED_FILE
 from .language_model import LanguageModel
 from .parts import LearnedParts
 from .vision import ClipVision
 
 FORMAT, FORMAT_VERSION = "gill", "1"
-RELEASED_FILE, ARGS_FILE, DECISION_FILE = RELEASED = (
-    "pretrained_ckpt.pth.tar",
-    "model_args.json",
-    "decision_model.pth.tar",
-)
-TOY_FILE, TOY_LOOK_FILE = (
-    Path(__file__).parents[1] / "toy_gill" / f"{name}.safetensors" for name in ("toy_gill", "toy_gill_look")
-)
 _SIGN = re.compile(r"(?:module\.)?(?:model\.)?(?:gen_text_hidden_fcs|visual_embeddings|ret_text_hidden_fcs)\.")
 _DECISION = "decision_model."
 _DECISION_SHAPES = {"1.weight": 2, "1.bias": 1}  # dimensions

@@ -13,13 +13,12 @@ from torch import Tensor, nn
 from ..errors import CheckpointError, shown
 from ..weights.folders import exists, read_config, what_was_found
 from ..weights.opening import open_tensor_file
-from ..weights.transformers_folder import load_network, require_all, stored_in
+from ..weights.transformers_folder import CONFIG_FILE, load_network, require_all, stored_in
 from .tokenizer import TextTokenizer
 
 if TYPE_CHECKING:
     from transformers import Cache, OPTForCausalLM
 
-CONFIG = "config.json"
 _WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 _FIRST = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 _SIZES = {
@@ -57,12 +56,12 @@ def read_sizes(folder: Path) -> LanguageSizes:
     Raises:
         CheckpointError: there is none, it is another kind of model, or its sizes are none.
     """
-    if not exists(folder / CONFIG):
+    if not exists(folder / CONFIG_FILE):
         raise CheckpointError(
-            f"{folder} is no folder of a language model. {what_was_found(folder, (CONFIG,))} Download the folder of "
-            "facebook/opt-6.7b whole."
+            f"{folder} is no folder of a language model. {what_was_found(folder, (CONFIG_FILE,))} Download the "
+            "folder of facebook/opt-6.7b whole."
         )
-    record = read_config(folder / CONFIG)
+    record = read_config(folder / CONFIG_FILE)
     if record.get("model_type") != "opt":
         raise CheckpointError(
             f"{folder} holds a model of the type {shown(record.get('model_type'))}, but GILL needs an OPT (released: "
@@ -73,14 +72,14 @@ def read_sizes(folder: Path) -> LanguageSizes:
         value = record.get(name)
         if type(value) is not int or not 1 <= value <= most:
             raise CheckpointError(
-                f"{folder / CONFIG} says {name} = {shown(value)}; a whole number from 1 to {most} is due. Download it "
-                "again."
+                f"{folder / CONFIG_FILE} says {name} = {shown(value)}; a whole number from 1 to {most} is due. "
+                "Download it again."
             )
     start, end = (record.get(name, _START) for name in ("bos_token_id", "eos_token_id"))
     if any(type(each) is not int or not 0 <= each < record["vocab_size"] for each in (start, end)):
         raise CheckpointError(
-            f"{folder / CONFIG} says that a text begins with {shown(start)} and ends with {shown(end)}; two of its "
-            f"{record['vocab_size']} words are due. Download it again."
+            f"{folder / CONFIG_FILE} says that a text begins with {shown(start)} and ends with {shown(end)}; two of "
+            f"its {record['vocab_size']} words are due. Download it again."
         )
     return LanguageSizes(
         record["word_embed_proj_dim"], record["max_position_embeddings"], record["num_hidden_layers"], start, end
@@ -124,8 +123,8 @@ class LanguageModel(nn.Module):
             for path in sorted(folder.glob(pattern)):
                 open_tensor_file(path)  # what is damaged or more than tensors is refused in a sentence of its own
         complaint = (
-            f"The language model in {folder} cannot be read: a file is missing, or {CONFIG} belongs to other weights. "
-            "Download the folder whole."
+            f"The language model in {folder} cannot be read: a file is missing, or {CONFIG_FILE} belongs to other "
+            "weights. Download the folder whole."
         )
         network, report = load_network(folder, "OPTForCausalLM", complaint, **stored_in(dtype))
         require_all(folder, report, but=("lm_head.weight",))

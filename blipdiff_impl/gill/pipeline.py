@@ -12,7 +12,8 @@ from ..errors import CheckpointError, SubjectError
 from ..weights.fingerprint import combine, fingerprint_of
 from .checkpoint import open_gill
 from .config import GILLConfig
-from .decoding import DecodingSettings, OnToken, decode
+from .decoding import OnToken, decode
+from .decoding_settings import DecodingSettings
 from .interleaving import Prompt, arrange, count_positions, fit_context
 from .language_model import LanguageModel, LanguageSizes, read_sizes
 from .parts import LearnedParts

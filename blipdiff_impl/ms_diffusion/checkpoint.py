@@ -23,12 +23,10 @@ from ..weights.tensor_file import TensorFile, TensorInfo
 from ..weights.writing import write_model
 from .adapter import DUMMIES, MSAdapter
 from .config import RELEASED, AdapterConfig
+from .file_names import RELEASED_FILE
 
 FORMAT = "msdiffusion"
 FORMAT_VERSION = "1"
-RELEASED_FILE = "ms_adapter.bin"
-TOYBOX_FILE = Path(__file__).parents[1] / "toybox" / "ms_adapter.safetensors"
-"""The adapter for the embedded model."""
 _SIGNS = ("ms_adapter.", "image_proj.grounding_latents", DUMMIES)
 
 

@@ -15,8 +15,9 @@ import numpy as np
 import torch
 
 from ..files import write_whole
-from ..gill.checkpoint import TOY_FILE, open_gill, save_whole_gill
+from ..gill.checkpoint import open_gill, save_whole_gill
 from ..gill.companions import Companions, LanguageConfig, VisionConfig
+from ..gill.file_names import TOY_FILE
 from ..gill.language_model import LanguageModel
 from ..gill.pretraining.decision import add_classifier
 from ..gill.pretraining.settings import GILLSettings

@@ -125,7 +125,7 @@ def _edges(options: argparse.Namespace) -> None:
 
 
 def _adapter(options: argparse.Namespace) -> None:
-    from ..ms_diffusion.checkpoint import TOYBOX_FILE
+    from ..ms_diffusion.file_names import TOYBOX_FILE
     from .train_adapter import make_adapter
 
     make_adapter(options.out or TOYBOX_FILE)

@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..errors import SubjectError
 from ..files import write_whole
-from ..ms_diffusion.checkpoint import TOYBOX_FILE
+from ..ms_diffusion.file_names import TOYBOX_FILE
 from ..ms_diffusion.pretraining.base import Base, XLBase
 from ..ms_diffusion.pretraining.command import train
 from ..ms_diffusion.pretraining.settings import COLUMNS, TOYBOX, MSSettings

@@ -10,6 +10,8 @@ import torch
 from ..errors import CheckpointError, first_few
 from ..untrusted import DAMAGE
 
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+
 
 def load_from(folder: Path, kind: str, complaint: str, **options) -> Any:
     """What a class of transformers makes of a folder.

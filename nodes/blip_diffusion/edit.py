@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..host.blip_diffusion.editing.prepare import EditWords, checked_mask, prepare_edit
-from ..host.blip_diffusion.editing.result import edited_picture, split_result
-from ..host.blip_diffusion.editing.run import MASK_MODES, EditSettings
+from ..host.blip_diffusion.editing.options import MASK_MODES, EditSettings, EditWords
 from ..host.blip_diffusion.refusals import edit_refusal
 from ..host.refusals import ABSENT
 from ..host.schema import blocked, supported
@@ -102,6 +100,8 @@ class SubjectP2PEdit(io.ComfyNode):
         blend_threshold, subject=None, mask=None, mask_mode=MASK_MODES[0], blend=True, blend_start=0.0, blend_words="",
         reweight="", target_prompt="",
     ) -> io.NodeOutput:  # fmt: skip
+        from ..host.blip_diffusion.editing.prepare import checked_mask, prepare_edit
+
         words = EditWords(
             source_category=source_category, target_category=target_category, prompt=prompt,
             target_prompt=target_prompt, negative=negative, blend_words=blend_words, reweight=reweight,
@@ -190,6 +190,8 @@ class SubjectEditResult(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, samples, vae=None, original=None, exact_background=True, feather=8) -> io.NodeOutput:
+        from ..host.blip_diffusion.editing.result import edited_picture, split_result
+
         sources, edits, mask = split_result(model, samples)
         if vae is None:
             return io.NodeOutput(sources, edits, mask, blocked(_NO_VAE))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..host.blip_diffusion.loader import load_model
-from ..host.blip_diffusion.sources import Source
 from ..host.folders import TOYBOX, model_names, model_path
 from ..host.refusals import first_refusal, typed
 from ..host.schema import blocked, supported
@@ -81,10 +79,10 @@ class SubjectModelLoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, model_name: str, weight_dtype: str, base_model: str = _NO_BASE) -> io.NodeOutput:
-        loaded = load_model(_source(model_name, base_model), weight_dtype)
+        from ..host.blip_diffusion.loader import load_model
+        from ..host.blip_diffusion.sources import Source
+
+        base = None if base_model == _NO_BASE else model_path(str(base_model))
+        loaded = load_model(Source(model_path(str(model_name)), base), weight_dtype)
         subject = loaded.subject or blocked(_NO_SUBJECT.format(name=model_name))
         return io.NodeOutput(loaded.model, loaded.clip, loaded.vae, loaded.encoder, subject)
-
-
-def _source(model_name: str, base_model: str) -> Source:
-    return Source(model_path(str(model_name)), None if base_model == _NO_BASE else model_path(str(base_model)))

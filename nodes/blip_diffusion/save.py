@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from comfy_api.latest import io, ui
 
-from ..host.blip_diffusion.save import load_subject, save_subject
 from ..host.blip_diffusion.subject_folders import subject_names, subject_path
 from ..host.refusals import first_refusal, typed
 from ..host.schema import supported
@@ -70,6 +69,8 @@ class SubjectSave(io.ComfyNode):
 
     @classmethod
     def execute(cls, subject, filename_prefix, model=None, full_tune=_WHOLE, rank=64, image=None) -> io.NodeOutput:
+        from ..host.blip_diffusion.save import save_subject
+
         name, report = save_subject(subject, filename_prefix, model, rank if full_tune == _LOW_RANK else None, image)
         return io.NodeOutput(name, report)
 
@@ -121,6 +122,8 @@ class SubjectLoad(io.ComfyNode):
 
     @classmethod
     def execute(cls, subject_name: str, model=None) -> io.NodeOutput:
+        from ..host.blip_diffusion.save import load_subject
+
         tuned, subject, picture = load_subject(subject_name, model)
         if picture is None:
             return io.NodeOutput(tuned, subject)

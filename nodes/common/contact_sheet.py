@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..host.contact_sheet import labelled_sheet
 from ..host.schema import supported
 from ..sockets import CATEGORY
 
@@ -33,4 +32,6 @@ class SubjectContactSheet(io.ComfyNode):
 
     @classmethod
     def execute(cls, images, columns=5, labels="") -> io.NodeOutput:
+        from ..host.contact_sheet import labelled_sheet
+
         return io.NodeOutput(labelled_sheet(images, columns, labels))

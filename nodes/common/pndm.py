@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..host.pndm import pndm_sampler, pndm_sigmas
 from ..host.schema import supported
 from ..sockets import CATEGORY
 
@@ -27,6 +26,8 @@ class SubjectSamplerPNDM(io.ComfyNode):
 
     @classmethod
     def execute(cls) -> io.NodeOutput:
+        from ..host.pndm import pndm_sampler
+
         return io.NodeOutput(pndm_sampler())
 
 
@@ -60,4 +61,6 @@ class SubjectSchedulePNDM(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, steps=50, denoise=1.0) -> io.NodeOutput:
+        from ..host.pndm import pndm_sigmas
+
         return io.NodeOutput(pndm_sigmas(model, steps, denoise))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..host.gill.generate import (
+from ..host.gill.options import (
     MODES,
     MOST_BIAS,
     MOST_PICTURES,
@@ -13,7 +13,6 @@ from ..host.gill.generate import (
     REPLIES,
     TOO_LONG,
     DecodingSettings,
-    answer,
 )
 from ..host.schema import blocked, supported
 from ..sockets import GILL_CATEGORY, GILLEmbeddingSocket, GILLModelSocket, GILLPromptSocket
@@ -135,6 +134,8 @@ class GILLGenerate(io.ComfyNode):
         cls, gill_model, prompt, mode=MODES[0], max_new_tokens=32, min_words=0, picture_bias=1.3, temperature=0.0,
         top_p=1.0, seed=0, max_pictures=1, reply=REPLIES[0], too_long=TOO_LONG[0], clip=None, model=None,
     ) -> io.NodeOutput:  # fmt: skip
+        from ..host.gill.generate import answer
+
         settings = DecodingSettings(
             mode=mode, max_new_tokens=max_new_tokens, min_words=min_words, picture_bias=picture_bias,
             temperature=temperature, top_p=top_p, seed=seed, max_pictures=max_pictures,

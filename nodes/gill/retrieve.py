@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..host.gill.retrieval import folder_names, index_folder, rank, retrieve, state_of
+from ..host.gill.picture_folders import folder_names, state_of
 from ..host.schema import supported
 from ..sockets import GILL_CATEGORY, GILLEmbeddingSocket, GILLIndexSocket, GILLModelSocket
 
@@ -39,6 +39,8 @@ class GILLIndex(io.ComfyNode):
 
     @classmethod
     def execute(cls, gill_model, folder) -> io.NodeOutput:
+        from ..host.gill.retrieval import index_folder
+
         return io.NodeOutput(index_folder(gill_model, folder))
 
 
@@ -75,6 +77,8 @@ class GILLRetrieve(io.ComfyNode):
 
     @classmethod
     def execute(cls, index, embedding, most=3, which=1, seen="") -> io.NodeOutput:
+        from ..host.gill.retrieval import retrieve
+
         return io.NodeOutput(*retrieve(index, embedding, which, most, seen))
 
 
@@ -106,4 +110,6 @@ class GILLRank(io.ComfyNode):
 
     @classmethod
     def execute(cls, gill_model, embedding, images, which=1) -> io.NodeOutput:
+        from ..host.gill.retrieval import rank
+
         return io.NodeOutput(*rank(gill_model, embedding, images, which))

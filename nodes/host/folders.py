@@ -12,7 +12,7 @@ from pathlib import Path
 import folder_paths
 
 from ...blipdiff_impl.errors import CheckpointError, excerpt, first_few
-from ...blipdiff_impl.pictures.matting.clipseg import CONFIG_FILE, WEIGHTS_FILE
+from ...blipdiff_impl.weights.transformers_folder import CONFIG_FILE, WEIGHTS_FILE
 
 FOLDER = "blipdiffusion"
 SEGMENTERS = "clipseg"

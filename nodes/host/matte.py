@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...blipdiff_impl.pictures.matting.clipseg import category_ids, confidence, load_clipseg
 from ...blipdiff_impl.pictures.matting.matte import GROUNDS, WORKING_SIDE, matte, on_ground
 from ...blipdiff_impl.pictures.matting.trimap import (
     BACKGROUND_THRESHOLD,
@@ -65,6 +64,8 @@ def trimaps_from_category(
         SubjectError: no segmenter, photos that cannot be used, or nothing of the category in one of them.
     """
     photos = _photos(images)
+    from ...blipdiff_impl.pictures.matting.clipseg import category_ids, confidence, load_clipseg
+
     category_ids(category)  # before anything is read
     network = LentModule(load_clipseg(segmenter_path(segmenter)), _BYTES_PER_PHOTO).fetch()
     progress = Progress(len(photos))

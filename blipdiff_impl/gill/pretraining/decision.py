@@ -17,7 +17,8 @@ from ...settings import require_in_range
 from ...untrusted import parse_json
 from ..checkpoint import save_gill
 from ..config import IMAGE_TOKENS
-from ..decoding import DRAW, DecodingSettings, decode
+from ..decoding import decode
+from ..decoding_settings import DRAW, DecodingSettings
 from ..interleaving import Prompt
 from ..parts import LearnedParts, make_classifier
 from ..pipeline import GILL, load_gill

@@ -19,13 +19,13 @@ from ...files import as_tensor
 from ...prompts.tokenizers import CLIP_END, CLIP_START, clip_ids, normalise_category
 from ...weights.folders import read_config
 from ...weights.safetensors_file import SafetensorsFile
-from ...weights.transformers_folder import load_network
+from ...weights.transformers_folder import CONFIG_FILE, WEIGHTS_FILE, load_network
 from ..pixels import to_pillow
 
 if TYPE_CHECKING:
     from transformers import CLIPSegForImageSegmentation
 
-CONFIG_FILE, WEIGHTS_FILE = FILES = "config.json", "model.safetensors"
+FILES = CONFIG_FILE, WEIGHTS_FILE
 
 SIDE = 352  # what the released network was trained on; a photo is squashed to it
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

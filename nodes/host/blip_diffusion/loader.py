@@ -22,17 +22,12 @@ from ..unet import load_unet
 from ..vae import load_vae
 from ..weights import WEIGHT_DTYPES
 from .encode import HostSubjectEncoder
+from .marks import ENCODER_OF_CLIP, PICTURE_SIZE_OF_MODEL
 from .sources import OpenedSource, Source
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
     from comfy.sd import CLIP, VAE
-
-# Set on a CLIP's model by this loader: the fingerprint of the subject encoder that was trained with it.
-ENCODER_OF_CLIP = "blipdiffusion_subject_encoder"
-
-# Set on a MODEL's model by this loader: the side of its training pictures in pixels.
-PICTURE_SIZE_OF_MODEL = "blipdiffusion_picture_size"
 
 log = logging.getLogger(__name__)
 

@@ -27,7 +27,7 @@ from ....blipdiff_impl.prompts.rows import (
 from ..notices import tell
 from ..prompt_rows import Conditioning, Rows, batched, content, framed, lengthen, require_stable_diffusion
 from ..token_columns import tagged, vector_columns, word_pieces
-from .loader import ENCODER_OF_CLIP
+from .marks import ENCODER_OF_CLIP
 
 if TYPE_CHECKING:
     from comfy.sd import CLIP

@@ -9,14 +9,7 @@ import torch
 
 from ....blipdiff_impl.errors import SubjectError
 from ....blipdiff_impl.gill.config import GILLConfig
-from ....blipdiff_impl.gill.decoding import (
-    MODES,
-    MOST_BIAS,
-    MOST_PICTURES,
-    MOST_TEMPERATURE,
-    MOST_TOKENS,
-    DecodingSettings,
-)
+from ....blipdiff_impl.gill.decoding_settings import DecodingSettings
 from ....blipdiff_impl.gill.interleaving import Prompt
 from ....blipdiff_impl.gill.pipeline import GILL
 from ....blipdiff_impl.gill.retrieval import TextEmbedding, decision
@@ -27,15 +20,11 @@ from ..notices import tell
 from ..prompt_rows import Conditioning, require_stable_diffusion
 from ..session import Progress
 from .loader import HostGILL
+from .options import CUT, FULL, REFUSE, REPLIES, SENTENCE, TOO_LONG
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
     from comfy.sd import CLIP
-
-__all__ = ["MODES", "MOST_BIAS", "MOST_PICTURES", "MOST_TEMPERATURE", "MOST_TOKENS", "REPLIES", "TOO_LONG", "answer"]
-
-FULL, SENTENCE = REPLIES = ("full", "first sentence")
-REFUSE, CUT = TOO_LONG = ("refuse", "leave out the oldest")
 
 
 @dataclass(frozen=True, eq=False)

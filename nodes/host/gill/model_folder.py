@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ....blipdiff_impl.gill.checkpoint import DECISION_FILE, RELEASED, TOY_FILE, TOY_LOOK_FILE
-from ....blipdiff_impl.gill.language_model import CONFIG
+from ....blipdiff_impl.gill.file_names import DECISION_FILE, RELEASED, TOY_FILE, TOY_LOOK_FILE
+from ....blipdiff_impl.weights.transformers_folder import CONFIG_FILE
 from ..folders import names_of_kind, path_of_kind, register_kind
 
 FOLDER = "gill"
@@ -69,4 +69,4 @@ def language_model_path(name: str) -> Path | None:
 
 
 def _names() -> list[str]:
-    return names_of_kind(FOLDER, _FILE_TYPES, {CONFIG})
+    return names_of_kind(FOLDER, _FILE_TYPES, {CONFIG_FILE})

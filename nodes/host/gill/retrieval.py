@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,16 +11,14 @@ import folder_paths
 import torch
 from torch import Tensor
 
-from ....blipdiff_impl.errors import CheckpointError, SubjectError, excerpt, first_few, one_line
+from ....blipdiff_impl.errors import CheckpointError, SubjectError, first_few, one_line
 from ....blipdiff_impl.files import PICTURE_TYPES, UnreadablePicture, as_tensor, read_picture
 from ....blipdiff_impl.gill.retrieval import MOST_PICTURES, PictureIndex, TextEmbedding, best_pictures, ranked
 from ....blipdiff_impl.pictures.preprocess import as_rgb, check_photos
 from ..notices import tell
 from ..session import Progress
 from .loader import HostGILL
-
-NO_FOLDER = "(no other folder in input)"
-_DEPTH = 3
+from .picture_folders import chosen_folder, pictures_in
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,17 +29,6 @@ class HostIndex:
     folder: Path
 
 
-def folder_names() -> list[str]:
-    """Folders in the input folder, down to the third level, and a word for where there is none."""
-    found = list(_folders(folder_paths.get_input_directory(), "", _DEPTH))
-    return [*sorted(found, key=str.lower), NO_FOLDER]
-
-
-def state_of(folder: str) -> str:
-    """A text that changes when a picture in the folder does."""
-    return repr(list(_pictures(_folder(folder))))
-
-
 def index_folder(model: HostGILL, folder: str) -> HostIndex:
     """The index of all pictures in a folder and those below; what was indexed before and has not changed stays.
 
@@ -52,9 +37,9 @@ def index_folder(model: HostGILL, folder: str) -> HostIndex:
     Raises:
         SubjectError: no such folder, or no picture in it that can be read.
     """
-    root = _folder(folder)
+    root = chosen_folder(folder)
     path = Path(folder_paths.get_output_directory()) / "gill" / f"{_file_name(folder)}.safetensors"
-    files = list(_pictures(root))
+    files = list(pictures_in(root))
     if len(files) > MOST_PICTURES:
         raise SubjectError(f"{folder} holds {len(files)} pictures; at most {MOST_PICTURES} go into an index.")
     known = _known(path, model.gill.space)
@@ -129,44 +114,6 @@ def rank(model: HostGILL, embedding: TextEmbedding, pictures: Tensor, which: int
     order, cosines = ranked(embedding, rows, which)
     placed = as_rgb(pictures, "images")[order]
     return placed, placed[:1], "\n".join(f"{each:.4f}" for each in cosines)
-
-
-def _folder(name: str) -> Path:
-    """A folder of the list; nothing outside of the input folder."""
-    names = folder_names()
-    if name not in names or name == NO_FOLDER:
-        there = first_few(each for each in names if each != NO_FOLDER) or "none"
-        raise SubjectError(
-            f"There is no folder {excerpt(str(name))} in {folder_paths.get_input_directory()} (folders there: {there})."
-            " Put your pictures into a folder there, and refresh the list."
-        )
-    return Path(folder_paths.get_input_directory()) / name
-
-
-def _folders(folder: str, prefix: str, depth: int) -> Iterator[str]:
-    try:
-        with os.scandir(folder) as entries:
-            inner = [entry for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
-    except OSError:
-        return
-    for entry in inner:
-        yield f"{prefix}{entry.name}"
-        if depth > 1:
-            yield from _folders(entry.path, f"{prefix}{entry.name}/", depth - 1)
-
-
-def _pictures(root: Path) -> Iterator[tuple[str, tuple[int, int]]]:
-    """Names of picture files in a folder and below, sorted, with size and time of change."""
-    for folder, inner, names in os.walk(root):
-        inner[:] = sorted(each for each in inner if not each.startswith("."))
-        for name in sorted(names):
-            path = Path(folder) / name
-            if path.suffix.lower() in PICTURE_TYPES and not name.startswith("."):
-                try:
-                    about = path.stat()
-                except OSError:
-                    continue
-                yield path.relative_to(root).as_posix(), (about.st_size, about.st_mtime_ns)
 
 
 def _known(path: Path, space: str) -> dict[tuple[str, tuple[int, int]], Tensor]:

@@ -13,7 +13,8 @@ from torch import Tensor
 from ....blipdiff_impl.attention.boxes import Box
 from ....blipdiff_impl.ms_diffusion.adapter import MSAdapter
 from ....blipdiff_impl.ms_diffusion.adapter_attention import Subjects
-from ....blipdiff_impl.ms_diffusion.checkpoint import TOYBOX_FILE, open_adapter
+from ....blipdiff_impl.ms_diffusion.checkpoint import open_adapter
+from ....blipdiff_impl.ms_diffusion.file_names import TOYBOX_FILE
 from ..lent_module import LentModule
 from ..weights import load_all
 

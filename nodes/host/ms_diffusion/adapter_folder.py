@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ....blipdiff_impl.ms_diffusion.checkpoint import TOYBOX_FILE
+from ....blipdiff_impl.ms_diffusion.file_names import TOYBOX_FILE
 from ..folders import TOYBOX, names_of_kind, path_of_kind, register_kind
 
 FOLDER = "msdiffusion"

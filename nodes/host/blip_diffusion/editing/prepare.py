@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -15,36 +14,14 @@ from ...attention import attention_blocks
 from ...conditioning_tags import require_prompt_width
 from ...notices import tell
 from .latents import require_latent
+from .options import EditSettings, EditWords
 from .prompts import encode_edit
-from .run import Editor, EditSettings
+from .run import Editor
 from .trajectory import INVERSION_KEY
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
     from comfy.sd import CLIP
-
-
-@dataclass(frozen=True, kw_only=True)
-class EditWords:
-    """What an edit is told in words.
-
-    Attributes:
-        source_category: the thing in the picture.
-        target_category: what comes instead; empty means the subject's.
-        prompt: the picture without the thing, see `compose_edit`.
-        target_prompt: the same of the edit; empty means that of the picture.
-        negative: what to avoid, for both.
-        blend_words: further words, between commas, whose places belong to the mask.
-        reweight: words with weights, between commas, see `parse_weights`.
-    """
-
-    source_category: str
-    target_category: str
-    prompt: str
-    target_prompt: str
-    negative: str
-    blend_words: str
-    reweight: str
 
 
 def prepare_edit(

@@ -8,7 +8,6 @@ combine the latent and those results cell by cell. A soft edge weighs both, and 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -25,39 +24,12 @@ from ...conditioning_tags import TagFinder, Tagged
 from ...run_clock import Moment, RunClock, clock_of
 from ...run_records import RECORDS, run_to_the_end
 from .noise import as_pairs, shared_step_noise, solve_noise
+from .options import EditSettings
 from .prompts import EDIT_KEY
 from .trajectory import Trajectory
 
-MASK_MODES = ("replace", "intersect", "add")
 # Self-attention follows the source where the latent's sides are halved at least so often: 16x16 and 8x8 at 512x512.
 _COARSE = 2
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class EditSettings:
-    """How an edit follows its source, and what holds the rest in place.
-
-    Attributes:
-        cross_replace, self_replace: share of the steps in which attention follows the source.
-        blend: hold everything outside the mask in place.
-        blend_threshold: share of the range of the words' attention from which a place belongs to the mask.
-        blend_start: share of the steps that pass before the mask acts.
-        mask: the user's, `[N or 1, H, W]` in 0..1; None leaves it to attention.
-        mask_mode: the user's mask instead of the one from attention, only where both are, or where either is.
-    """
-
-    cross_replace: float = 0.8
-    self_replace: float = 0.4
-    blend: bool = True
-    blend_threshold: float = 0.3
-    blend_start: float = 0.0
-    mask: Tensor | None = None
-    mask_mode: str = MASK_MODES[0]
-
-    @property
-    def sees_words(self) -> bool:
-        """Whether the mask needs the attention to words."""
-        return self.blend and (self.mask is None or self.mask_mode != "replace")
 
 
 class Editor:

@@ -12,7 +12,7 @@ from .....blipdiff_impl.blip_diffusion.subject import Subject
 from .....blipdiff_impl.errors import SubjectError
 from .....blipdiff_impl.stable_diffusion.noise import TRAIN_TIMESTEPS
 from ...notices import tell
-from ..loader import ENCODER_OF_CLIP
+from ..marks import ENCODER_OF_CLIP
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher

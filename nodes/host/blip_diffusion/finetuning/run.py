@@ -31,7 +31,7 @@ from .....blipdiff_impl.pictures.preprocess import Photos
 from .....blipdiff_impl.prompts.tokenizers import normalise_category
 from .....blipdiff_impl.training.precision import AUTO, choose_precision, forget_activations
 from ...notices import tell
-from ..loader import PICTURE_SIZE_OF_MODEL
+from ..marks import PICTURE_SIZE_OF_MODEL
 from .checks import require_fitting, require_trainable
 from .copies import copy_text_encoder, copy_unet, predict_with
 from .memory import Room
