@@ -43,9 +43,9 @@ check:
 	@$(VENV_PYTHON) -m tools.check_types
 
 # Two processes suit two cores, with one thread each; numba needs to be told by itself, and would tell PyTorch otherwise.
-# Each test file stays in one of them, so that its models are loaded once.
+# Each test file stays in one of them, so that its models are loaded once. In the order of names the last are short ones.
 WORKERS ?= 2
-PYTEST = OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -n $(WORKERS) --dist loadfile
+PYTEST = OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test:
 	@$(PYTHON) -m tools.setup test

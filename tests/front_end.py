@@ -26,7 +26,8 @@ def names_released_model(workflow):
 def open_template(page, path):
     """Click through the template browser; returns when the canvas shows the nodes of the workflow."""
     page.evaluate("app.extensionManager.command.execute('Comfy.BrowseTemplates')")
-    page.get_by_text(PACK_FOLDER, exact=True).first.click()
+    # in Nodes 2.0 every node of ours bears the name too
+    page.get_by_role("dialog").get_by_text(PACK_FOLDER, exact=True).first.click()
     cards, card = page.locator('[data-testid^="template-workflow-"]'), f'[data-testid="template-workflow-{path.stem}"]'
     cards.first.wait_for()
     for _ in range(60):  # more cards come when the last one is in view

@@ -97,11 +97,7 @@ def test_graph_is_tidy(opened):
 def test_graph_is_tidy_in_nodes_2(opened):
     """A node whose file is missing is drawn larger there, as long as it is."""
     _, page = opened
-    page.evaluate("app.extensionManager.setting.set('Comfy.VueNodes.Enabled', true)")
-    page.wait_for_selector("[data-node-id]")
-    page.wait_for_timeout(1000)  # until each has its size
-    require_tidy(page)
-    page.evaluate("app.extensionManager.setting.set('Comfy.VueNodes.Enabled', false)")
+    require_tidy_in_nodes_2(page)
 
 
 def test_it_is_a_form_in_app_mode(opened):
@@ -116,6 +112,14 @@ def test_it_is_a_form_in_app_mode(opened):
     page.wait_for_function(f"document.querySelectorAll('[data-testid=app-mode-widget-item]').length === {len(listed)}")
     page.evaluate("app.extensionManager.command.execute('Comfy.ToggleLinear')")
     page.wait_for_selector('[data-testid="linear-widgets"]', state="detached")
+    page.evaluate("app.extensionManager.setting.set('Comfy.VueNodes.Enabled', false)")
+
+
+def require_tidy_in_nodes_2(page):
+    page.evaluate("app.extensionManager.setting.set('Comfy.VueNodes.Enabled', true)")
+    page.wait_for_selector("[data-node-id]")
+    page.wait_for_timeout(1000)  # until each has its size
+    require_tidy(page)
     page.evaluate("app.extensionManager.setting.set('Comfy.VueNodes.Enabled', false)")
 
 
@@ -168,4 +172,5 @@ def test_workflow_queued_in_the_browser_yields_pictures(opened):
     pictures = queue(page)
     assert pictures and not any(map(is_blank, pictures))
     require_tidy(page)  # also with what has come onto the nodes
+    require_tidy_in_nodes_2(page)
     assert complaints(page) == [] and page.errors == []

@@ -74,15 +74,17 @@ def sample(comfy, clip, model):
     return run
 
 
-def active(model, entries, sigma):
-    """Numbers of the entries that the host takes at a sigma, by its own conversion and test."""
+def active(model, entries, sigmas):
+    """For each sigma the numbers of the entries that the host takes there, by its own conversion and test."""
     from comfy.samplers import calculate_start_end_timesteps, get_area_and_mult
 
     conds = [{"model_conds": {}, "uuid": number, **options} for number, (_, options) in enumerate(entries)]
     calculate_start_end_timesteps(model.model, conds)
     x = torch.zeros(1, 4, 8, 8)
-    taken = [get_area_and_mult(cond, x, torch.tensor([sigma])) for cond in conds]
-    return [number for number, chosen in enumerate(taken) if chosen is not None]
+    return [
+        [number for number, cond in enumerate(conds) if get_area_and_mult(cond, x, sigma) is not None]
+        for sigma in sigmas.reshape(-1, 1)
+    ]
 
 
 RANGES = [(0, 1, 2), (0.2, 0.8, 8), (1 / 3, 2 / 3, 3), (0.25, 1, 5), (0, 0.5, 100), (0.5, 0.501, 8), (0.999, 1, 2)]
@@ -93,7 +95,7 @@ def test_at_every_sigma_there_is_exactly_one_entry(model, prompt, start, end, le
     entries = prompt(start=start, end=end, strength_start=0.25, strength_end=1.5, levels=levels)
     sampling = model.get_model_object("model_sampling")
     sigmas = torch.cat([sampling.sigmas, sampling.sigma(torch.linspace(0, 999, 4001)), sampling.sigmas[-1:] * 1.5])
-    found = [active(model, entries, float(sigma)) for sigma in sigmas.sort(descending=True).values]
+    found = active(model, entries, sigmas.sort(descending=True).values)
     assert {len(numbers) for numbers in found} == {1}
     order = [numbers[0] for numbers in found]
     assert order == sorted(order)

@@ -16,13 +16,13 @@ from tools.workflow_layouts import LAYOUTS, Across, Down, Group
 
 WORKFLOWS = ROOT / "workflows"
 TITLE = 30  # the bar above a node, which is no part of its size
-GAP, GROUP_GAP = 16, 20
-FRAME, FRAME_TOP = 16, 40  # inside a group: its edge, and its title
+GAP, GROUP_GAP = 12, 14
+FRAME, FRAME_TOP = 12, 32  # inside a group: its edge, and its title
 # The front end fits a template into three quarters of its window: 1600x1000 at 60 % are these, less its own margin.
 LARGEST = (1970, 1210)
 ASPECT = 1.62
 PICTURE = 200  # height that the front end gives a picture on a node
-# Least width and height without a picture, as the front end draws the node in its classic canvas or in Nodes 2.0,
+# Least width and height, as the front end draws the node in its classic canvas or in Nodes 2.0, with what a run shows,
 # whichever is more; texts of several lines may be made lower than they are drawn at first.
 LEAST = {
     "BatchImagesNode": (225, 100), "CLIPTextEncode": (225, 110), "CLIPVisionLoader": (270, 62), "Canny": (250, 90),
@@ -33,13 +33,13 @@ LEAST = {
     "ConditioningCombine": (225, 54), "CreateBoundingBoxes": (420, 590),
     "ImageCompare": (300, 246), "ImageCompositeMasked": (272, 158), "ImageScale": (250, 146), "ImageScaleBy": (250, 90),
     "ImageToMask": (225, 62), "InvertMask": (225, 34), "KSampler": (270, 262), "LatentBatchSeedBehavior": (270, 62),
-    "LatentUpscaleBy": (250, 90), "LoadImage": (283, 326), "LoraLoader": (290, 138), "MSDiffusionApply": (290, 602),
+    "LatentUpscaleBy": (250, 90), "LoadImage": (283, 322), "LoraLoader": (290, 138), "MSDiffusionApply": (290, 636),
     "MSDiffusionLoader": (270, 86), "MSDiffusionSubject": (270, 398), "MarkdownNote": (560, 278),
     "MaskComposite": (250, 138), "MaskPreview": (225, 234), "MaskToImage": (225, 34), "PreviewAny": (225, 150),
-    "PreviewImage": (250, 234), "PrimitiveBoundingBox": (250, 146), "SamplerCustom": (272, 230),
-    "SaveImage": (250, 270), "SetLatentNoiseMask": (225, 54), "SolidMask": (250, 118),
+    "PreviewImage": (250, 266), "PrimitiveBoundingBox": (250, 146), "SamplerCustom": (272, 230),
+    "SaveImage": (250, 302), "SetLatentNoiseMask": (225, 54), "SolidMask": (250, 118),
     "SubjectAttentionMaps": (270, 262), "SubjectAttentionView": (250, 126), "SubjectContactSheet": (250, 142),
-    "SubjectEditResult": (270, 174), "SubjectEncoder": (270, 362), "SubjectFinetune": (290, 838),
+    "SubjectEditResult": (270, 174), "SubjectEncoder": (270, 382), "SubjectFinetune": (290, 838),
     "SubjectInterpolate": (270, 294), "SubjectInvert": (283, 310), "SubjectLoad": (290, 106),
     "SubjectMatte": (291, 532), "SubjectModelLoader": (340, 222), "SubjectP2PEdit": (300, 516),
     "SubjectPromptInfix": (300, 294), "SubjectSamplerPNDM": (250, 58), "SubjectSave": (290, 170),

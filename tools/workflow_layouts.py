@@ -288,7 +288,7 @@ LAYOUTS = {
                 ),
             ),
             scene(down(10, 11, 12), 3, "The edit"),
-            result(4, down(13, 15, 14, 16, 17), "Before and after"),
+            result(4, down(13, 15, 14, 16), "Before and after"),
         ),
         (
             (2, "image"), (3, "image"), (4, "image"), (6, "category"), (7, "image"), (10, "prompt"), (11, "seed"),

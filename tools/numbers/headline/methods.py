@@ -158,9 +158,9 @@ _SHORT = (0, 10, 20, 40, TARGET_STEPS)
 _LONG = (0, 50, 100, 200, 400, 800)
 METHODS = {
     "ours": Method("ours, full", (3e-5, 1e-4, 3e-4), 1e-4, _SHORT, _ours("full")),
-    "lora": Method("ours, lora", (1e-5, 3e-5, 1e-4), 3e-5, _SHORT, _ours("lora")),
+    "lora": Method("ours, lora", (3e-6, 1e-5, 3e-5), 1e-5, _SHORT, _ours("lora")),
     "vectors": Method("ours, vectors", (3e-5, 1e-4, 3e-4), 1e-4, (*_SHORT, 160), _ours("vectors")),
-    "dreambooth": Method("DreamBooth", (3e-5, 1e-4, 3e-4), 1e-4, _LONG, _dreambooth),
-    "textual_inversion": Method("textual inversion", (3e-5, 1e-4, 3e-4), 1e-4, _LONG, _textual_inversion),
-    "trainlora": Method("the host's TrainLoraNode", (1e-3, 3e-3, 1e-2), 3e-3, _LONG[:-1], _train_lora),
+    "dreambooth": Method("DreamBooth", (1e-4, 3e-4, 1e-3), 3e-4, _LONG, _dreambooth),
+    "textual_inversion": Method("textual inversion", (1e-4, 3e-4, 1e-3), 3e-4, _LONG, _textual_inversion),
+    "trainlora": Method("the host's TrainLoraNode", (3e-4, 1e-3, 3e-3), 1e-3, _LONG[:-1], _train_lora),
 }
