@@ -93,9 +93,8 @@ def test_graph_is_tidy(opened):
     require_tidy(page)
 
 
-@pytest.mark.parametrize("opened", RUNNABLE, indirect=True, ids=lambda path: path.stem)
 def test_graph_is_tidy_in_nodes_2(opened):
-    """A node whose file is missing is drawn larger there, as long as it is."""
+    """Also where a node is drawn larger because its file is missing."""
     _, page = opened
     require_tidy_in_nodes_2(page)
 

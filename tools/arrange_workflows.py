@@ -21,12 +21,11 @@ FRAME, FRAME_TOP = 12, 32  # inside a group: its edge, and its title
 # The front end fits a template into three quarters of its window: 1600x1000 at 60 % are these, less its own margin.
 LARGEST = (1970, 1210)
 ASPECT = 1.62
-PICTURE = 200  # height that the front end gives a picture on a node
-# Least width and height, as the front end draws the node in its classic canvas or in Nodes 2.0, with what a run shows,
-# whichever is more; texts of several lines may be made lower than they are drawn at first.
+# Least width and height, as the front end draws the node in its classic canvas or in Nodes 2.0, whichever is more: with
+# what a run shows, and with what a missing file adds. Texts of several lines may be lower than they are drawn at first.
 LEAST = {
-    "BatchImagesNode": (225, 100), "CLIPTextEncode": (225, 110), "CLIPVisionLoader": (270, 62), "Canny": (250, 90),
-    "CheckpointLoaderSimple": (320, 102), "ControlNetApplyAdvanced": (270, 198), "ControlNetLoader": (283, 62),
+    "BatchImagesNode": (225, 100), "CLIPTextEncode": (225, 110), "CLIPVisionLoader": (270, 86), "Canny": (250, 90),
+    "CheckpointLoaderSimple": (320, 126), "ControlNetApplyAdvanced": (270, 198), "ControlNetLoader": (283, 62),
     "EmptyLatentImage": (250, 118), "GILLGenerate": (290, 458), "GILLLoader": (290, 142), "GILLPrompt": (270, 200),
     "GILLIndex": (290, 86), "GILLRank": (270, 120),
     "GILLRetrieve": (290, 216), "GILLTurn": (270, 220), "RegexReplace": (300, 330), "ConditioningSetMask": (250, 110),
@@ -34,7 +33,7 @@ LEAST = {
     "ImageCompare": (300, 246), "ImageCompositeMasked": (272, 158), "ImageScale": (250, 146), "ImageScaleBy": (250, 90),
     "ImageToMask": (225, 62), "InvertMask": (225, 34), "KSampler": (270, 262), "LatentBatchSeedBehavior": (270, 62),
     "LatentUpscaleBy": (250, 90), "LoadImage": (283, 322), "LoraLoader": (290, 138), "MSDiffusionApply": (290, 636),
-    "MSDiffusionLoader": (270, 86), "MSDiffusionSubject": (270, 398), "MarkdownNote": (560, 278),
+    "MSDiffusionLoader": (270, 110), "MSDiffusionSubject": (270, 398), "MarkdownNote": (560, 278),
     "MaskComposite": (250, 138), "MaskPreview": (225, 234), "MaskToImage": (225, 34), "PreviewAny": (225, 150),
     "PreviewImage": (250, 266), "PrimitiveBoundingBox": (250, 146), "SamplerCustom": (272, 230),
     "SaveImage": (250, 302), "SetLatentNoiseMask": (225, 54), "SolidMask": (250, 118),
@@ -60,9 +59,10 @@ WIDER = {"SaveImage": 4, "PreviewImage": 4, "ImageCompare": 2, "SubjectPromptInf
 class Arrangement:
     """One workflow's nodes, and the places and sizes that a layout gives them."""
 
-    def __init__(self, workflow: dict):
+    def __init__(self, workflow: dict, note: int):
         self.nodes = {node["id"]: node for node in workflow["nodes"]}
         self.groups: list[dict] = []
+        self.note = note  # least height of a note
 
     def least(self, part) -> tuple[float, float]:
         """Least width and height of a node with its title bar, or of an arrangement."""
@@ -70,8 +70,9 @@ class Arrangement:
             width, height = self.least(part.inside)
             return width + 2 * FRAME, height + FRAME_TOP + FRAME
         if isinstance(part, int):
-            width, height = LEAST[self.nodes[part]["type"]]
-            return width, height + TITLE
+            kind = self.nodes[part]["type"]
+            width, height = LEAST[kind]
+            return width, max(height, self.note if kind == "MarkdownNote" else 0) + TITLE
         sizes, along = [self.least(each) for each in part.parts], isinstance(part, Down)
         total = sum(size[along] for size in sizes) + self._gaps(part)
         across = max(size[not along] for size in sizes)
@@ -135,7 +136,7 @@ def arranged(workflow: dict, layout) -> dict:
     Raises:
         ValueError: the layout lacks a node or has one that is not there, or is larger than a window shows readable.
     """
-    arrangement = Arrangement(workflow)
+    arrangement = Arrangement(workflow, layout.note)
     if (named := sorted(_nodes_of(layout.tree))) != sorted(arrangement.nodes):
         raise ValueError(f"the layout has the nodes {named}, the workflow {sorted(arrangement.nodes)}")
     width, height = arrangement.least(layout.tree)

@@ -37,11 +37,16 @@ class Group:
 
 @dataclass(frozen=True)
 class Layout:
-    """A workflow: where all is, and its form in App Mode: widgets that an artist changes, and what comes out."""
+    """A workflow: where all is, and its form in App Mode: widgets that an artist changes, and what comes out.
+
+    Attributes:
+        note: height of the note's text, where it is more than that of most.
+    """
 
     tree: Across | Down
     inputs: tuple[tuple[int, str], ...]
     outputs: tuple[int, ...]
+    note: int = 0
 
 
 def across(*parts):
@@ -94,6 +99,7 @@ LAYOUTS = {
         ),
         ((3, "image"), (4, "category"), (5, "prompt"), (10, "noise_seed")),
         (12,),
+        note=312,
     ),
     "zero_shot_several_photos": Layout(
         down(
@@ -317,6 +323,7 @@ LAYOUTS = {
         ),
         ((5, "image"), (6, "text"), (7, "mode"), (9, "seed")),
         (12, 11),
+        note=382,
     ),
     "gill_conversation": Layout(
         across(
