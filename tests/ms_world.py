@@ -128,11 +128,10 @@ class World:
         shaken(clip.cond_stage_model, seed=4)
         return clip
 
-    @staticmethod
-    def host_vision(config, vision):
-        from comfy.clip_vision import ClipVisionModel
-
-        loaded = ClipVisionModel({**config, "model_type": "clip_vision_model"})
+    def host_vision(self, config, vision):
+        loaded = self.comfy.module("nodes.host.clip_vision").clip_vision_of(
+            {**config, "model_type": "clip_vision_model"}
+        )
         if vision is not None:
             weights = {name: tensor.clone() for name, tensor in vision.state_dict().items()}
             missing, unexpected = loaded.load_sd(weights)

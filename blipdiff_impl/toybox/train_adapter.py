@@ -33,7 +33,7 @@ IMITATION = replace(
 )  # fmt: skip
 DRAWING = replace(
     _SHARED, adapter=str(CACHE / "ms_adapter" / "imitation" / "ms_adapter.safetensors"),
-    out=str(CACHE / "ms_adapter" / "drawing"), batch_size=16, steps=600, warm_up=50, learning_rate=1.5e-3,
+    out=str(CACHE / "ms_adapter" / "drawing"), batch_size=16, steps=1500, warm_up=50, learning_rate=1.5e-3,
     last_rate=3e-5, min_snr=5.0, mask_weight=2.0, save_every=50, log_every=25,
 )  # fmt: skip
 

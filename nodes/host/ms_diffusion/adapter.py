@@ -67,11 +67,10 @@ def load_adapter(path: Path) -> HostAdapter:
 
 def _toy_vision() -> ClipVisionModel:
     """The embedded model's image tower as a CLIP_VISION of the host."""
-    from comfy.clip_vision import ClipVisionModel
-
     from ....blipdiff_impl.toybox.vision import as_clip_vision
+    from ..clip_vision import clip_vision_of
 
     config, weights = as_clip_vision()
-    vision = ClipVisionModel(config)
+    vision = clip_vision_of(config)
     load_all(vision.model, weights, "image tower", vision.patcher)
     return vision
