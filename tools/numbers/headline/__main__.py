@@ -2,7 +2,7 @@
 
 All learn held-out toy subjects from the same four photos, with the same model, batch and kind of optimiser, and are
 judged while they learn: is the subject found among 15 look-alikes, how far off are its colours, is the place right. The
-learning rate of each was chosen on other subjects, from as many (`--choose`). A whole run takes about half an hour of
+learning rate of each was chosen on other subjects, from as many (`--choose`). A whole run takes about an hour of
 one core; it goes on where it was stopped, and writes a plot and the last section of docs/headline.md. The last line is
 one JSON object.
 """
