@@ -82,6 +82,12 @@ def comfy(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def subject_error(comfy):
+    """SubjectError as the host's copy of the pack raises it."""
+    return comfy.module("blipdiff_impl.errors").SubjectError
+
+
+@pytest.fixture(scope="session")
 def load_tiny(comfy, tmp_path_factory):
     """`load_tiny(seed=..., config=CONFIG)`: what the loader node gives for a tiny model with random weights."""
 

@@ -3,7 +3,6 @@ in the published layout that take no room on the disk."""
 
 import dataclasses
 import json
-import tempfile
 
 import torch
 
@@ -95,25 +94,20 @@ SEES = {"hidden_size": 20, "intermediate_size": 32, "num_hidden_layers": 2, "num
         "patch_size": 7, "projection_dim": 12}  # fmt: skip
 
 
-def host_clip_vision(**changes):
-    """The host's own class by its configuration, which older hosts read from a file."""
-    import comfy.clip_vision
-
+def host_clip_vision(comfy, **changes):
+    """The host's own class by its configuration."""
     config = {**SEES, "model_type": "clip_vision_model", "hidden_act": "quick_gelu", "num_channels": 3, **changes}
-    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
-        json.dump(config, file)
-        file.flush()
-        return comfy.clip_vision.ClipVisionModel(file.name)
+    return comfy.module("nodes.host.clip_vision").clip_vision_of(config)
 
 
-def host_vision(seed=3):
+def host_vision(comfy, seed=3):
     """The host's CLIP_VISION around the weights of transformers' class, and that."""
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
     torch.manual_seed(seed)
     theirs = CLIPVisionModelWithProjection(CLIPVisionConfig(**SEES, initializer_range=0.5)).eval()
     theirs = theirs.half().float()  # the host keeps it in 16 bit
-    ours = host_clip_vision()
+    ours = host_clip_vision(comfy)
     missing, unexpected = ours.load_sd(theirs.state_dict())
     assert not [name for name in missing if "position_ids" not in name] and not unexpected
     ours.model.float()
@@ -128,7 +122,7 @@ def host_gill(comfy, clip):
     with torch.inference_mode(False):
         save_gill(random_parts(config=with_mapper(output_width=width)), root / "tiny.safetensors", torch.float32,
                   overwrite=True)  # fmt: skip
-    return host_vision()[0]
+    return host_vision(comfy)[0]
 
 
 def photo(seed=0, height=40, width=30):

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from spied_attention import expected_maps, spied
-from tiny_model import CONFIG, WIDTH, canonical, reference_modules
+from tiny_model import CONFIG, WIDTH, host_clip, host_unet, reference_modules
 
 SIZE = (8, 12)  # of the latent
 PIXELS = (64, 96)
@@ -19,18 +19,12 @@ def parts():
 
 @pytest.fixture(scope="module")
 def clip(comfy, parts):
-    load = comfy.module("nodes.host.clip").load_clip
-    return load(canonical("text_encoder", parts["text_encoder"]), CONFIG.text_encoder, torch.float32)
+    return host_clip(comfy, parts["text_encoder"])
 
 
 @pytest.fixture(scope="module")
 def model(comfy, parts):
-    return comfy.module("nodes.host.unet").load_unet(canonical("unet", parts["unet"]), CONFIG.unet, torch.float32)
-
-
-@pytest.fixture(scope="module")
-def subject_error(comfy):
-    return comfy.module("blipdiff_impl.errors").SubjectError
+    return host_unet(comfy, parts["unet"])
 
 
 @pytest.fixture(scope="module")
@@ -225,6 +219,6 @@ def test_bad_input(comfy, clip, model, prompt, make_subject, record, sample, vie
 def test_a_model_of_another_family_is_refused(comfy, prompt, make_subject, record, subject_error):
     config = replace(CONFIG, unet=replace(CONFIG.unet, cross_attention_dim=48))
     unet = reference_modules(config, seed=1)["unet"]
-    other = comfy.module("nodes.host.unet").load_unet(canonical("unet", unet), config.unet, torch.float32)
+    other = host_unet(comfy, unet, config)
     with pytest.raises(subject_error, match="width 48.*width 64"):
         record(other, prompt(make_subject()))

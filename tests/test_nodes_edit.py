@@ -28,11 +28,6 @@ def subject(comfy):
     return comfy.module("blipdiff_impl.blip_diffusion.subject").Subject(vectors, "dog", "f", "a test")
 
 
-@pytest.fixture(scope="module")
-def subject_error(comfy):
-    return comfy.module("blipdiff_impl.errors").SubjectError
-
-
 def empty(count=1, height=8, width=8, **more):
     return {"samples": torch.zeros(count, 4, height, width), **more}
 

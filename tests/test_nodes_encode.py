@@ -25,11 +25,6 @@ def encode(comfy, encoder):
     return run
 
 
-@pytest.fixture(scope="module")
-def subject_error(comfy):
-    return comfy.module("blipdiff_impl.errors").SubjectError
-
-
 def photos(count=1, height=40, width=64, channels=3, seed=0):
     return torch.rand(count, height, width, channels, generator=torch.Generator().manual_seed(seed))
 

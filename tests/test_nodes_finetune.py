@@ -33,11 +33,6 @@ def run_module(comfy):
     return comfy.module("nodes.host.blip_diffusion.finetuning.run")
 
 
-@pytest.fixture(scope="module")
-def subject_error(comfy):
-    return comfy.module("blipdiff_impl.errors").SubjectError
-
-
 @pytest.fixture
 def finetune(comfy, loaded, subject, photos):
     """The node as a function of what differs from a short run; returns the NodeOutput."""

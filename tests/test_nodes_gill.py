@@ -51,11 +51,6 @@ def run(comfy):
     return call
 
 
-@pytest.fixture(scope="module")
-def subject_error(comfy):
-    return comfy.module("blipdiff_impl.errors").SubjectError
-
-
 def is_blocked(value):
     return type(value).__name__ == "ExecutionBlocker"
 
@@ -94,7 +89,7 @@ def test_the_picture_matters(run, gill_model):
 
 def test_pictures_are_seen_as_transformers_pools_them(comfy):
     """The host's model, read behind its last norm, against transformers' pooled output of the same pixels."""
-    ours, theirs = host_vision()
+    ours, theirs = host_vision(comfy)
     tower = comfy.module("nodes.host.gill.loader").HostVision(ours)
     picture = photo(5, 28, 28)
     pixels = sys.modules["comfy.clip_vision"].clip_preprocess(picture, size=28)
@@ -322,14 +317,14 @@ def test_files_that_do_not_fit(comfy, files, run, subject_error, names, said):
         assert said in comfy.node("GILLLoader").validate_inputs(*names) and "found there: " in str(error.value)
 
 
-def test_clip_vision_of_another_kind(files, run, subject_error):
+def test_clip_vision_of_another_kind(comfy, files, run, subject_error):
     for changes, said in [
         ({"hidden_size": 24}, "vectors that are 24 wide, this GILL model takes 20"),
         ({"model_type": "siglip_vision_model"}, "of the kind siglip_vision_model, but GILL sees with CLIP"),
         ({"hidden_size": 1024, "num_hidden_layers": 1, "image_size": 42}, "is a ViT-L/14 for 42 pixels"),
     ]:
         with pytest.raises(subject_error, match=said):
-            run("GILLLoader", "tiny.safetensors", "tiny-opt", "fp32", host_clip_vision(**changes))
+            run("GILLLoader", "tiny.safetensors", "tiny-opt", "fp32", host_clip_vision(comfy, **changes))
 
 
 def test_models_of_another_kind(comfy, run, gill_model, toybox, subject_error, monkeypatch):

@@ -6,7 +6,7 @@ One batch and single runs are the same sums in another order: 1e-4 of the larges
 
 import pytest
 import torch
-from tiny_model import CONFIG, WIDTH, canonical, reference_modules
+from tiny_model import CONFIG, WIDTH, host_clip, host_unet, reference_modules
 
 BATCHED = 1e-4
 
@@ -25,11 +25,6 @@ def make_subject(comfy):
 @pytest.fixture(scope="module")
 def subjects(make_subject):
     return [make_subject(seed) for seed in range(4)]
-
-
-@pytest.fixture(scope="module")
-def subject_error(comfy):
-    return comfy.module("blipdiff_impl.errors").SubjectError
 
 
 @pytest.fixture
@@ -60,13 +55,12 @@ def modules():
 
 @pytest.fixture(scope="module")
 def clip(comfy, modules):
-    load = comfy.module("nodes.host.clip").load_clip
-    return load(canonical("text_encoder", modules["text_encoder"]), CONFIG.text_encoder, torch.float32)
+    return host_clip(comfy, modules["text_encoder"])
 
 
 @pytest.fixture(scope="module")
 def model(comfy, modules):
-    return comfy.module("nodes.host.unet").load_unet(canonical("unet", modules["unet"]), CONFIG.unet, torch.float32)
+    return host_unet(comfy, modules["unet"])
 
 
 @pytest.mark.parametrize("mode", ["lerp", "slerp"])

@@ -37,11 +37,6 @@ def clean(loaded, picture):
 
 
 @pytest.fixture(scope="module")
-def subject_error(comfy):
-    return comfy.module("blipdiff_impl.errors").SubjectError
-
-
-@pytest.fixture(scope="module")
 def invert(comfy, loaded):
     """Invert Picture as a function; returns the LATENT."""
 

@@ -10,7 +10,7 @@ import dataclasses
 
 import pytest
 import torch
-from tiny_model import CONFIG, WIDTH, canonical, reference_modules
+from tiny_model import CONFIG, WIDTH, host_clip, reference_modules
 
 from blipdiff_impl.prompts.tokenizers import clip_ids
 
@@ -25,19 +25,13 @@ def text_module(comfy):
 
 
 @pytest.fixture(scope="module")
-def subject_error(comfy):
-    return comfy.module("blipdiff_impl.errors").SubjectError
-
-
-@pytest.fixture(scope="module")
 def reference():
     return reference_modules(CONFIG, seed=5)["text_encoder"]
 
 
 @pytest.fixture(scope="module")
 def clip(comfy, reference):
-    load_clip = comfy.module("nodes.host.clip").load_clip
-    return load_clip(canonical("text_encoder", reference), CONFIG.text_encoder, torch.float32)
+    return host_clip(comfy, reference)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny_model import CONFIG, WIDTH, canonical, reference_modules
+from tiny_model import CONFIG, WIDTH, host_clip, host_unet, reference_modules
 
 EXACT, CHUNKED = 1e-5, 1e-4
 SIZE = (8, 16)  # of the latent
@@ -22,13 +22,12 @@ def parts():
 
 @pytest.fixture(scope="module")
 def clip(comfy, parts):
-    load = comfy.module("nodes.host.clip").load_clip
-    return load(canonical("text_encoder", parts["text_encoder"]), CONFIG.text_encoder, torch.float32)
+    return host_clip(comfy, parts["text_encoder"])
 
 
 @pytest.fixture(scope="module")
 def model(comfy, parts):
-    return comfy.module("nodes.host.unet").load_unet(canonical("unet", parts["unet"]), CONFIG.unet, torch.float32)
+    return host_unet(comfy, parts["unet"])
 
 
 @pytest.fixture(scope="module")
@@ -45,11 +44,6 @@ def make_subject(comfy):
 @pytest.fixture(scope="module")
 def subjects(make_subject):
     return make_subject("dog", seed=1), make_subject("ball", seed=2)
-
-
-@pytest.fixture(scope="module")
-def subject_error(comfy):
-    return comfy.module("blipdiff_impl.errors").SubjectError
 
 
 @pytest.fixture
@@ -439,7 +433,7 @@ def test_bad_input(scene, subjects, model, make_subject, subject_error, comfy):
 def test_a_model_of_another_family_is_refused(comfy, scene, subjects, subject_error):
     config = replace(CONFIG, unet=replace(CONFIG.unet, cross_attention_dim=48))
     unet = reference_modules(config, seed=1)["unet"]
-    other = comfy.module("nodes.host.unet").load_unet(canonical("unet", unet), config.unet, torch.float32)
+    other = host_unet(comfy, unet, config)
     with pytest.raises(subject_error, match="width 48"):
         scene(PROMPT, *subjects, model=other, **halves())
 

@@ -5,7 +5,7 @@ Where the host is compared with itself the result must be the same to the bit.
 
 import pytest
 import torch
-from tiny_model import CONFIG, WIDTH, canonical, reference_modules
+from tiny_model import CONFIG, WIDTH, host_clip, host_unet, reference_modules
 
 STEPS = 8
 
@@ -16,24 +16,18 @@ def scheduled(comfy):
 
 
 @pytest.fixture(scope="module")
-def subject_error(comfy):
-    return comfy.module("blipdiff_impl.errors").SubjectError
-
-
-@pytest.fixture(scope="module")
 def modules():
     return reference_modules(CONFIG, seed=5)
 
 
 @pytest.fixture(scope="module")
 def clip(comfy, modules):
-    load = comfy.module("nodes.host.clip").load_clip
-    return load(canonical("text_encoder", modules["text_encoder"]), CONFIG.text_encoder, torch.float32)
+    return host_clip(comfy, modules["text_encoder"])
 
 
 @pytest.fixture(scope="module")
 def model(comfy, modules):
-    return comfy.module("nodes.host.unet").load_unet(canonical("unet", modules["unet"]), CONFIG.unet, torch.float32)
+    return host_unet(comfy, modules["unet"])
 
 
 @pytest.fixture(scope="module")

@@ -30,11 +30,6 @@ def subject(comfy):
 
 
 @pytest.fixture(scope="module")
-def subject_error(comfy):
-    return comfy.module("blipdiff_impl.errors").SubjectError
-
-
-@pytest.fixture(scope="module")
 def seen():
     """What came to the end of a graph: lists of values by the name of the end."""
     return {}

@@ -70,6 +70,17 @@ def canonical(part: str, module: torch.nn.Module) -> dict[str, torch.Tensor]:
     return weights
 
 
+def host_clip(comfy, text_encoder: torch.nn.Module, config: ModelConfig = CONFIG):
+    """The host's CLIP around the weights of a reference text encoder."""
+    load = comfy.module("nodes.host.clip").load_clip
+    return load(canonical("text_encoder", text_encoder), config.text_encoder, torch.float32)
+
+
+def host_unet(comfy, unet: torch.nn.Module, config: ModelConfig = CONFIG):
+    """The host's MODEL around the weights of a reference UNet."""
+    return comfy.module("nodes.host.unet").load_unet(canonical("unet", unet), config.unet, torch.float32)
+
+
 def write_tiny_checkpoint(path, config: ModelConfig = CONFIG, seed: int = 0) -> dict[str, dict[str, torch.Tensor]]:
     """Write the checkpoint as one file; returns its parts."""
     parts = random_parts(config, seed)

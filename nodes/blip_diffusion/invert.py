@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..host.blip_diffusion.editing.inversion import METHODS, SCHEDULERS
+from ..host.blip_diffusion.editing.inversion import METHODS, SCHEDULERS, invert_latent
 from ..host.blip_diffusion.refusals import category_refusal
 from ..host.schema import supported
 from ..sockets import CATEGORY
@@ -63,8 +63,6 @@ class SubjectInvert(io.ComfyNode):
     def execute(
         cls, model, clip, latent, source_category, prompt, steps, scheduler="normal", method=METHODS[0], iterations=4
     ) -> io.NodeOutput:
-        from ..host.blip_diffusion.editing.inversion import invert_latent
-
         return io.NodeOutput(
             invert_latent(
                 model,
