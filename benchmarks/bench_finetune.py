@@ -14,6 +14,9 @@ from types import SimpleNamespace
 import torch
 import torch.nn.functional as F
 
+from blipdiff_impl.blip_diffusion.finetuning.pictures import squares
+from blipdiff_impl.blip_diffusion.finetuning.plain import encode_pictures, make_tuner
+from blipdiff_impl.blip_diffusion.finetuning.settings import METHODS, FinetuneSettings
 from blipdiff_impl.blip_diffusion.pipeline import SubjectPipeline
 from blipdiff_impl.prompts.tokenizers import CLIP_END, CLIP_START, clip_ids
 from tools.host import find_host
@@ -25,6 +28,15 @@ from .released import BASE, NAME, write_released_checkpoint
 
 STEPS, BATCH, RATE, CATEGORY, PAIRS = 20, 3, 5e-6, "robot", 5
 TOYBOX = "toybox (built in, toy world only)"
+# What a step is made of, by the kernels that PyTorch names; the first that fits counts.
+KINDS = {
+    "convolutions": ("conv",),
+    "matrix products": ("aten::mm", "aten::addmm", "aten::bmm", "aten::linear"),
+    "attention": ("scaled_dot_product",),
+    "norms and activations": ("group_norm", "layer_norm", "silu", "gelu"),
+    "AdamW": ("adamw", "Optimizer"),
+    "is every gradient finite": ("linalg_vector_norm", "_foreach_norm"),
+}
 
 
 class PlainLoop:
@@ -91,9 +103,36 @@ def toybox(comfy: SimpleNamespace) -> None:
                 return node_steps(comfy, parts, photos, "full", STEPS, 96)[2]
 
         compare("one step, full", ours, lambda: loop.steps(STEPS), PAIRS, "at least 1.3")
+        for method in METHODS:
+            print(trace(method), flush=True)
     with torch.inference_mode():
         click_to_picture(comfy, parts, photos, 96)
     print(f"peak memory of the process: {peak_megabytes():.0f} MB")
+
+
+def trace(method: str, steps: int = 5) -> str:
+    """What a step of fine-tuning the built-in model is made of, in shares of the processor's time."""
+    from torch.profiler import ProfilerActivity, profile
+
+    pipeline, photos = SubjectPipeline.from_checkpoint("toybox"), torch.rand(4, 96, 96, 3)
+    settings = FinetuneSettings(method=method, steps=steps + 3, learning_rate=RATE, batch_size=BATCH)
+    subject = pipeline.encoder.encode(photos, CATEGORY)
+    pictures = encode_pictures(pipeline, squares(photos, 96), settings)
+    tuner = make_tuner(pipeline, subject, pictures, settings, precision="fp32")
+    profiler = profile(activities=[ProfilerActivity.CPU])
+
+    def watch(done: int, losses: list[float]) -> None:
+        if done == 3:  # behind the first use of every kernel
+            profiler.start()
+
+    tuner.run(watch)
+    profiler.stop()
+    times = {event.key: event.self_cpu_time_total for event in profiler.key_averages()}
+    whole, shares = sum(times.values()), dict.fromkeys((*KINDS, "all else"), 0.0)
+    for key, spent in times.items():
+        kind = next((kind for kind, names in KINDS.items() if any(name in key for name in names)), "all else")
+        shares[kind] += spent / whole
+    return f"{method}, a step: " + ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
 
 
 def released(comfy: SimpleNamespace) -> None:
