@@ -16,10 +16,10 @@ from blipdiff_impl.blip_diffusion.finetuning.memory import UNetSize, bytes_neede
 from blipdiff_impl.blip_diffusion.finetuning.optimiser import make_adamw, undo_last_step
 from blipdiff_impl.blip_diffusion.finetuning.pictures import TrainingPictures, prepare, square_masks, squares
 from blipdiff_impl.blip_diffusion.finetuning.plain import frozen_text_encoder
-from blipdiff_impl.blip_diffusion.finetuning.settings import FinetuneSettings
+from blipdiff_impl.blip_diffusion.finetuning.settings import VECTORS_RATE, FinetuneSettings
 from blipdiff_impl.blip_diffusion.finetuning.tuner import Prior, Tuner
 from blipdiff_impl.errors import SubjectError
-from blipdiff_impl.stable_diffusion.noise import add_noise, alphas_bar, noise_loss
+from blipdiff_impl.stable_diffusion.noise import add_noise, alphas_bar, min_snr_weights, noise_loss
 from blipdiff_impl.stable_diffusion.text_encoder import TextEncoder
 from blipdiff_impl.training.averages import RunningMean
 from blipdiff_impl.training.draws import draws
@@ -67,6 +67,9 @@ def tuner(settings, unet=None, precision=torch.float32, prior=None, count=3, mir
         ({"seed": -1}, "seed = -1"),
         ({"background_weight": 2.0}, "background_weight = 2.0"),
         ({"ema_decay": 1.0}, "ema_decay = 1.0"),
+        ({"timesteps": "often"}, "often.*uniform, even"),
+        ({"min_snr": -1.0}, "min_snr = -1.0.*5 is usual"),
+        ({"vectors_speed": math.nan}, "vectors_speed = nan"),
     ],
 )
 def test_impossible_settings_are_refused(changes, sentence):
@@ -96,6 +99,30 @@ def test_timesteps_are_uniform_and_seeded():
     # 10,000 draws: a tenth of them in each hundred, with a standard deviation of 30
     assert (times.histc(10, 0, 1000) - 1000).abs().max() < 150
     assert not first.flipped.any() and next(draws(3, 500, (1, 1, 1), 0, flip=True)).flipped.float().mean() > 0.4
+
+
+def test_even_timesteps_cover_all_times_with_few():
+    """Of 60 of them, three are in each twentieth or one more or less; 60 by chance leave some out."""
+    for seed in range(5):
+        one, other = (draws(3, 3, (1, 1, 1), seed, even=True) for _ in range(2))
+        times = torch.cat([next(one).timesteps for _ in range(20)])
+        assert times.dtype == torch.int64 and times.min() >= 0 and times.max() <= 999
+        assert torch.equal(times, torch.cat([next(other).timesteps for _ in range(20)]))
+        shares = times.float().histc(20, 0, 1000)
+        assert shares.min() >= 2 and shares.max() <= 4
+    first, second = (next(draws(3, 3, (1, 1, 1), seed, even=True)).timesteps for seed in (1, 2))
+    assert not torch.equal(first, second)
+
+
+def test_min_snr_takes_weight_from_the_least_noisy_times():
+    alphas = torch.tensor([0.99, 0.5])  # SNR 99 and 1
+    found = min_snr_weights(alphas, 5.0)
+    torch.testing.assert_close(found.flatten(), torch.tensor([5 / 99, 1.0]))
+    assert min_snr_weights(alphas, 0.0) is None
+    predicted, eps = torch.randn(2, 4, 2, 2), torch.randn(2, 4, 2, 2)
+    due = (found * (predicted - eps).square()).mean()
+    torch.testing.assert_close(noise_loss(predicted, eps, None, found), due)
+    torch.testing.assert_close(noise_loss(predicted, eps, torch.full((2, 1, 2, 2), 0.3), found), due)
 
 
 def test_noise_schedule_equals_diffusers():
@@ -220,17 +247,30 @@ def test_only_attention_gets_factors():
 
 def test_the_last_step_can_be_taken_back():
     torch.manual_seed(1)
+    vectors, factors = nn.Parameter(torch.randn(1, 16, 6)), [nn.Parameter(torch.randn(6, 2))]
     weights = [nn.Parameter(torch.randn(6, 6)), nn.Parameter(torch.randn(6))]
-    factors = [nn.Parameter(torch.randn(6, 2))]
-    optimiser = make_adamw(weights, factors, FinetuneSettings(learning_rate=1e-3, weight_decay=0.1))
+    settings = FinetuneSettings(learning_rate=1e-3, weight_decay=0.1, vectors_speed=5)
+    optimiser = make_adamw(vectors, weights, factors, settings)
     for _ in range(4):
-        before = [p.detach().clone() for p in (*weights, *factors)]
-        for p in (*weights, *factors):
+        before = [p.detach().clone() for p in (vectors, *weights, *factors)]
+        for p in (vectors, *weights, *factors):
             p.grad = torch.randn_like(p)
         optimiser.step()
     undo_last_step(optimiser)
-    for p, expected in zip((*weights, *factors), before, strict=True):
+    for p, expected in zip((vectors, *weights, *factors), before, strict=True):
         torch.testing.assert_close(p.detach(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_vectors_learn_as_much_faster_as_they_are_told():
+    for method, speed, times in (
+        ("full", 1.0, 1),
+        ("full", 30.0, 30),
+        ("lora", 2.0, 2),
+        ("vectors", 7.0, VECTORS_RATE),
+    ):
+        settings = FinetuneSettings(method=method, learning_rate=1e-6, vectors_speed=speed)
+        groups = make_adamw(nn.Parameter(torch.zeros(1, 16, 4)), [nn.Parameter(torch.zeros(2, 2))], [], settings)
+        assert [group["lr"] for group in groups.param_groups] == pytest.approx([times * 1e-6, 1e-6])
 
 
 def breaking(step):

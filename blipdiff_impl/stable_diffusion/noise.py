@@ -20,10 +20,26 @@ def add_noise(x_0: Tensor, eps: Tensor, alpha_bar: Tensor) -> Tensor:
     return alpha_bar.sqrt() * x_0 + (1 - alpha_bar).sqrt() * eps
 
 
-def noise_loss(predicted: Tensor, eps: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Mean squared error, weighted by place where `weights` `[B, 1, h, w]` are given; their mean does not matter."""
+def noise_loss(predicted: Tensor, eps: Tensor, weights: Tensor | None = None, by_time: Tensor | None = None) -> Tensor:
+    """Mean squared error.
+
+    Args:
+        weights: what each place counts, `[B, 1, h, w]`; their mean does not matter.
+        by_time: what each picture counts, `[B, 1, 1, 1]`; their mean does.
+    """
     error = (predicted.float() - eps).square()
+    if by_time is not None:
+        error = by_time * error
     return error.mean() if weights is None else (weights * error).mean() / weights.mean()
+
+
+def min_snr_weights(alphas: Tensor, gamma: float) -> Tensor | None:
+    """min(SNR, gamma) / SNR at these alphas_bar `[B]`, `[B, 1, 1, 1]` (Hang et al. 2023, for noise prediction); None
+    for gamma 0, which leaves all timesteps alike."""
+    if not gamma:
+        return None
+    snr = alphas / (1 - alphas)
+    return (snr.clamp(max=gamma) / snr)[:, None, None, None]
 
 
 def error_weights(alphas: Tensor, cells: Tensor, min_snr: float, mask_weight: float) -> Tensor:
@@ -33,8 +49,5 @@ def error_weights(alphas: Tensor, cells: Tensor, min_snr: float, mask_weight: fl
         cells: share of subject in each latent cell, `[B, 1, h, w]`.
         min_snr: gamma; 0 leaves all timesteps alike.
     """
-    weights = 1 + mask_weight * cells
-    if not min_snr:
-        return weights
-    snr = alphas / (1 - alphas)
-    return weights * (snr.clamp(max=min_snr) / snr)[:, None, None, None]
+    weights, by_time = 1 + mask_weight * cells, min_snr_weights(alphas, min_snr)
+    return weights if by_time is None else by_time * weights

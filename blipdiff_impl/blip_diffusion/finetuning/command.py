@@ -22,7 +22,7 @@ from ...training.precision import AUTO, PRECISIONS
 from ..stored_weights import store_change, store_factors
 from ..subject_file import TunedWeights, write_subject
 from .pictures import check_resolution, square_masks, square_opacity, squares
-from .settings import MAX_RANK, METHODS, FinetuneSettings
+from .settings import MAX_RANK, METHODS, TIMESTEPS, FinetuneSettings
 from .tuner import Learned
 
 _DEFAULTS = FinetuneSettings()
@@ -49,8 +49,12 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     )  # fmt: skip
     for name in ("steps", "batch-size", "rank", "seed"):
         parser.add_argument(f"--{name}", type=int, default=getattr(_DEFAULTS, name.replace("-", "_")))
-    for name in ("learning-rate", "background-weight", "prior-weight", "ema-decay"):
+    for name in ("learning-rate", "background-weight", "prior-weight", "ema-decay", "min-snr", "vectors-speed"):
         parser.add_argument(f"--{name}", type=float, default=getattr(_DEFAULTS, name.replace("-", "_")))
+    parser.add_argument(
+        "--timesteps", choices=TIMESTEPS, default=_DEFAULTS.timesteps,
+        help="even: those of a run cover all times evenly, instead of each by chance",
+    )  # fmt: skip
     parser.add_argument("--flip", action="store_true", help="show a random half of the photos mirrored")
     parser.add_argument("--resolution", type=int, help="side of the training pictures (default: the model's own)")
     parser.add_argument("--save-rank", type=int, help="store a full tune as changes of this rank (default: whole)")

@@ -12,24 +12,28 @@ from .settings import LORA_RATE, VECTORS_RATE, FinetuneSettings
 
 
 def make_adamw(
-    weights: Sequence[nn.Parameter], factors: Sequence[nn.Parameter], settings: FinetuneSettings
+    vectors: nn.Parameter,
+    weights: Sequence[nn.Parameter],
+    factors: Sequence[nn.Parameter],
+    settings: FinetuneSettings,
 ) -> torch.optim.AdamW:
     """The optimiser at a constant rate; tensors of one dimension (biases, norms) do not decay.
 
     Args:
-        weights: stepped at `settings.learning_rate`; `VECTORS_RATE` times faster where they are the vectors alone.
+        vectors: the subject's, `VECTORS_RATE` times faster where they alone are trained.
+        weights: stepped at `settings.learning_rate`.
         factors: low-rank factors, stepped `LORA_RATE` times faster.
     """
     rate, decay = settings.learning_rate, settings.weight_decay
-    if settings.method == "vectors":
-        rate *= VECTORS_RATE
+    speed = VECTORS_RATE if settings.method == "vectors" else settings.vectors_speed
     groups = [
+        {"params": [vectors], "lr": speed * rate, "weight_decay": decay},
         {"params": [p for p in weights if p.ndim > 1], "lr": rate, "weight_decay": decay},
         {"params": [p for p in weights if p.ndim <= 1], "lr": rate, "weight_decay": 0.0},
         {"params": list(factors), "lr": LORA_RATE * rate, "weight_decay": decay},
     ]
     groups = [group for group in groups if group["params"]]
-    fused = weights[0].device.type in ("cpu", "cuda")
+    fused = vectors.device.type in ("cpu", "cuda")
     return torch.optim.AdamW(groups, betas=settings.betas, eps=settings.epsilon, fused=fused)
 
 

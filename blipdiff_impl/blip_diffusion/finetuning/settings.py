@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ...settings import MAX_SEED, require_in_range, require_one_of
 
 METHODS = ("full", "lora", "vectors")
+UNIFORM, EVEN = TIMESTEPS = ("uniform", "even")
 MAX_STEPS = 10_000
 MIN_LEARNING_RATE, MAX_LEARNING_RATE = 1e-7, 1e-2
 MAX_BATCH = 64
@@ -35,6 +36,10 @@ class FinetuneSettings:
         flip: show a random half of the pictures mirrored.
         prior_weight: what pictures of the class count beside the subject's, where there are any.
         ema_decay: of a running mean of the weights, which then is the result; 0 is off.
+        timesteps: "uniform" draws each by itself, as in the paper; "even" spreads those of a run over all times.
+        min_snr: what a timestep counts, min(SNR, this) / SNR (Hang et al. 2023), which takes weight from the least
+            noisy ones; 0 is off, as in the paper.
+        vectors_speed: how much faster than the rest the vectors learn, where they are not alone; 1 in the paper.
         betas, epsilon, weight_decay: of AdamW. Biases and norms are not decayed, as in the release.
 
     Raises:
@@ -51,6 +56,9 @@ class FinetuneSettings:
     flip: bool = False
     prior_weight: float = 1.0
     ema_decay: float = 0.0
+    timesteps: str = UNIFORM
+    min_snr: float = 0.0
+    vectors_speed: float = 1.0
     betas: tuple[float, float] = (0.9, 0.999)
     epsilon: float = 1e-8
     weight_decay: float = 0.01
@@ -67,3 +75,6 @@ class FinetuneSettings:
         require_in_range("background_weight", self.background_weight, 0, 1, "1 counts the whole picture")
         require_in_range("prior_weight", self.prior_weight, 0, 10, "1 counts class pictures as much as the subject's")
         require_in_range("ema_decay", self.ema_decay, 0, 0.9999, "0 is off, 0.95 is a mean over about 20 steps")
+        require_one_of("timesteps", self.timesteps, TIMESTEPS)
+        require_in_range("min_snr", self.min_snr, 0, 1000, "5 is usual, 0 is off")
+        require_in_range("vectors_speed", self.vectors_speed, 0, 10_000, "1 is the rate of all else")

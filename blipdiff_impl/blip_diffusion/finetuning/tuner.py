@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import SubjectError
-from ...stable_diffusion.noise import add_noise, noise_loss
+from ...stable_diffusion.noise import add_noise, min_snr_weights, noise_loss
 from ...training.averages import RunningMean
 from ...training.draws import Draw, draws
 from ...training.lora import Factors, add_lora
 from ...training.precision import MasterWeights, gradient_of
 from .optimiser import make_adamw, undo_last_step
 from .pictures import TrainingPictures
-from .settings import MAX_SEED, FinetuneSettings
+from .settings import EVEN, MAX_SEED, FinetuneSettings
 
 ContextOf = Callable[[Tensor], Tensor]
 Predict = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -93,7 +93,7 @@ class Tuner:
         self._choose_weights(unet)
         factors = [p for layer in self._layers.values() for p in (layer.up, layer.down)]
         self._trained = [self.vectors, *self._masters.masters, *factors]
-        self._optimiser = make_adamw([self.vectors, *self._masters.masters], factors, settings)
+        self._optimiser = make_adamw(self.vectors, self._masters.masters, factors, settings)
         self._mean = RunningMean(self._trained, settings.ema_decay) if settings.ema_decay else None
         self._unaveraged = False
         self._draws = self._make_draws(pictures, settings.seed)
@@ -141,7 +141,8 @@ class Tuner:
 
     def _make_draws(self, pictures: TrainingPictures, seed: int) -> Iterator[Draw]:
         shape = tuple(pictures.latents.shape[1:])
-        return draws(len(pictures), self.settings.batch_size, shape, seed, pictures.mirrored is not None)
+        even = self.settings.timesteps == EVEN
+        return draws(len(pictures), self.settings.batch_size, shape, seed, pictures.mirrored is not None, even)
 
     def _step(self) -> None:
         loss = self._loss(self._pictures, next(self._draws), self._context_of(self.vectors))
@@ -174,9 +175,11 @@ class Tuner:
         device = self.vectors.device
         x_0, weights = pictures.take(draw.pictures.to(device), draw.flipped.to(device))
         t, eps = draw.timesteps.to(device), draw.noise.to(device)
-        x_t = add_noise(x_0, eps, self._alphas_bar[t])
+        alphas = self._alphas_bar[t]
+        x_t = add_noise(x_0, eps, alphas)
         context = context.to(self._precision).expand(len(x_t), -1, -1)
-        return noise_loss(self.predict(x_t.to(self._precision), t, context), eps, weights)
+        predicted = self.predict(x_t.to(self._precision), t, context)
+        return noise_loss(predicted, eps, weights, min_snr_weights(alphas, self.settings.min_snr))
 
     def _value(self, loss: Tensor) -> float:
         """The loss; NaN where a gradient is none, since a step on it would ruin the weights for good. The one moment of
