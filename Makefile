@@ -9,7 +9,7 @@ VENV_PYTHON = .cache/venv/bin/python
 # Tests and benchmarks start Python hundreds of times: what it compiles is kept, whatever the machine says.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo check test test-fast test-old-host test-new-front-end ui archive name-address bench numbers-toybox numbers-finetune numbers-edit numbers-compose numbers-pretraining numbers-headline numbers-ms numbers-gill
+.PHONY: help demo check test test-fast test-old-host test-new-front-end ui archive name-address bench numbers-toybox numbers-finetune numbers-edit numbers-compose numbers-pretraining numbers-headline numbers-ms numbers-gill numbers-transplant numbers-tuning
 
 help:
 	@echo "make demo            from a bare machine to a picture, made by the real ComfyUI"
@@ -24,11 +24,13 @@ help:
 	@echo "make bench           every benchmark; DEVICE=gpu measures on a GPU, in ten minutes"
 	@echo "make numbers-toybox  quality of the built-in model, as JSON in the last line"
 	@echo "make numbers-finetune  what tuning adds to it, likewise"
+	@echo "make numbers-tuning  which means make tuning better, likewise"
 	@echo "make numbers-headline  tuning against DreamBooth, textual inversion and the host's trainer, likewise; ARGS=--page"
 	@echo "make numbers-edit    how well a thing in a picture is replaced, likewise"
 	@echo "make numbers-compose  blending, placing, steering and seeing subjects, likewise"
 	@echo "make numbers-ms      several things in boxes by the built-in MS-Diffusion adapter, likewise"
 	@echo "make numbers-gill    what toy GILL understands, draws and finds, likewise"
+	@echo "make numbers-transplant  a subject in a checkpoint with a style of its own, likewise"
 	@echo "make numbers-pretraining  whether pre-training keeps its promises, and Table 2 on the toy world, likewise"
 
 demo:
@@ -110,9 +112,17 @@ numbers-gill:
 	@$(PYTHON) -m tools.setup demo
 	@$(VENV_PYTHON) -m tools.numbers.gill $(ARGS)
 
+numbers-transplant:
+	@$(PYTHON) -m tools.setup demo
+	@$(VENV_PYTHON) -m tools.numbers.transplant $(ARGS)
+
 numbers-pretraining:
 	@$(PYTHON) -m tools.setup demo
 	@$(VENV_PYTHON) -m tools.numbers.pretraining $(ARGS)
+
+numbers-tuning:
+	@$(PYTHON) -m tools.setup demo
+	@$(VENV_PYTHON) -m tools.numbers.tuning $(ARGS)
 
 numbers-headline:
 	@$(PYTHON) -m tools.setup headline

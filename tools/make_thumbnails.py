@@ -23,7 +23,7 @@ from tools.problems import Problem, run_command
 WORKFLOWS = ROOT / "workflows"
 SIDE = 384
 INSET, EDGE = 128, 4  # pixels: the photo in the corner, and the line around it
-BY_GRAPH = {"gill_released", "several_subjects_sdxl", "subject_in_your_checkpoint", "zero_shot_released_model"}
+BY_GRAPH = {"gill_released", "several_subjects_sdxl", "zero_shot_released_model"}
 # Sheets and wide pictures, which a photo in the corner would cover.
 WHOLE = {
     "attention_maps", "interpolate_grid", "interpolate_strip", "regions_by_boxes", "several_subjects_in_boxes",

@@ -226,7 +226,7 @@ LAYOUTS = {
         down(
             1,
             across(
-                Group("1  Models", BLUE, down(2, 3, 4, 5)), things(down(6, 7), "2  My thing"),
+                Group("1  Models", BLUE, down(3, 4, 2, 5)), things(down(6, 7), "2  My thing"),
                 scene(down(8, 9, 10), 3), result(4, across(down(11, 12), 13)),
             ),
         ),

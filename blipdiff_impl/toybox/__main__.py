@@ -23,16 +23,19 @@ def _run(arguments: list[str] | None) -> None:
     parser = argparse.ArgumentParser(prog="python -m blipdiff_impl.toybox", description=__doc__)
     parser.add_argument("stage", choices=sorted(STAGES))
     parser.add_argument("--minutes", type=float, help="length of a training stage over all its runs")
+    parser.add_argument("--steps", type=int, help="of each of the two trainings of `style`, over all its runs")
     parser.add_argument("--process", type=int, default=0, help="number of this process, where several share a stage")
     parser.add_argument("--processes", type=int, default=1, help="how many share it; start each with its own number")
     parser.add_argument("--subjects", type=int, default=256, help="held-out subjects that `numbers` draws")
     parser.add_argument("--file", type=Path, default=PRETRAINED, help="what `adopt` takes")
-    parser.add_argument("--out", type=Path, help="where `renew` and `adapter` write, instead of the pack's file")
+    parser.add_argument("--out", type=Path, help="where `renew`, `adapter` and `style` (a folder) write")
     parser.add_argument("--sizes", type=int, nargs="+", default=(), choices=(96, 192), help="of the pictures measured")
     parser.add_argument("--model", default="toybox", help="the file that `numbers` measures")
     options = parser.parse_args(arguments)
     if options.minutes is not None:
         require_in_range("minutes", options.minutes, 0.01, 100_000)
+    if options.steps is not None:
+        require_in_range("steps", options.steps, 1, 10**6)
     require_in_range("processes", options.processes, 1, 1024)
     require_in_range("process", options.process, 0, options.processes - 1)
     require_in_range("subjects", options.subjects, 1, 100_000)
@@ -124,6 +127,12 @@ def _edges(options: argparse.Namespace) -> None:
     train_edges(options.minutes or 45)
 
 
+def _style(options: argparse.Namespace) -> None:
+    from .train_style import FOLDER, train_style
+
+    train_style(options.steps, options.out or FOLDER)
+
+
 def _adapter(options: argparse.Namespace) -> None:
     from ..ms_diffusion.file_names import TOYBOX_FILE
     from .train_adapter import make_adapter
@@ -169,6 +178,7 @@ STAGES = {
     "scenes": on_one_thread(_scenes),
     "large_decoder": on_one_thread(_large_decoder),
     "renew": _renew,
+    "style": on_one_thread(_style),
     "adapter": _adapter,
     "edges": on_one_thread(_edges),
     "export": _export,

@@ -17,7 +17,8 @@ from ...blipdiff_impl.weights.transformers_folder import CONFIG_FILE, WEIGHTS_FI
 FOLDER = "blipdiffusion"
 SEGMENTERS = "clipseg"
 TOYBOX = "toybox (built in, toy world only)"
-CONTROLNETS = Path(__file__).parents[2] / "blipdiff_impl" / "toybox" / "controlnet"
+_TOYBOX_FILES = Path(__file__).parents[2] / "blipdiff_impl" / "toybox"
+CONTROLNETS, LORAS = _TOYBOX_FILES / "controlnet", _TOYBOX_FILES / "loras"
 
 _FILE_TYPES = (".safetensors", ".pth")
 # A folder that holds one of these is one checkpoint: diffusers' layout, or that of the official release.
@@ -32,11 +33,12 @@ _mentioned: set[str] = set()
 def register() -> None:
     """Make `models/blipdiffusion` known to the host, beside what `extra_model_paths.yaml` has put there.
 
-    The embedded model's ControlNet joins those that the host's own loader lists.
+    The embedded model's ControlNet and LoRAs join those that the host's own loaders list.
     """
     for folder in (FOLDER, SEGMENTERS):
         register_kind(folder)
     folder_paths.add_model_folder_path("controlnet", str(CONTROLNETS))
+    folder_paths.add_model_folder_path("loras", str(LORAS))
 
 
 def register_kind(kind: str) -> None:

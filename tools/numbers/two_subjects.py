@@ -57,6 +57,11 @@ class Toybox:
         with torch.inference_mode():
             return self._node(node).execute(*inputs, **named).result
 
+    def with_lora(self, model, clip, name, strength=1.0):
+        """MODEL and CLIP with a LoRA, by the host's own node."""
+        with torch.inference_mode():
+            return self._node("LoraLoader")().load_lora(model, clip, name, strength, strength)
+
     def words(self, text):
         """CONDITIONING of a text without subjects."""
         with torch.inference_mode():
