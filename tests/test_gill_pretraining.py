@@ -169,6 +169,13 @@ def test_targets_are_the_text_encoders_last_states(task, material):
     assert torch.allclose(task.frozen.targets(ids[None]), expected, atol=1e-6)
 
 
+def test_targets_are_computed_in_full_precision(task):
+    ids = torch.stack([text_ids("a cat in the snow"), text_ids("")])
+    with torch.autocast("cpu", torch.bfloat16):
+        found = task.frozen.targets(ids)
+    assert found.dtype == torch.float32 and torch.equal(found, task.frozen.targets(ids))
+
+
 def test_rows_keep_the_length_of_words(make):
     words = GILLTask(make()).frozen.language.network.get_input_embeddings().weight
     for factor in (1.0, 1.3):

@@ -130,6 +130,13 @@ def test_the_target_is_the_original_and_the_input_the_composite(task):
     assert torch.equal(made[0].features, made[2].features) and not torch.equal(made[0].latents, made[2].latents)
 
 
+def test_latents_are_computed_in_full_precision(task):
+    expected = batch_of(task)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = batch_of(task)
+    assert torch.equal(found.latents, expected.latents) and not torch.equal(found.features, expected.features)
+
+
 def test_latents_may_come_computed(task):
     shards = Shards(task.settings.shards)
     plain = batch_of(task)

@@ -32,6 +32,11 @@ def choose_precision(name: str, device: torch.device) -> tuple[torch.dtype, str]
     return torch.float32, f"fp32 on {device.type}"
 
 
+def without_autocast(device: torch.device) -> torch.autocast:
+    """A context in which a network computes in the type of its own weights, whatever the training around it does."""
+    return torch.autocast(device.type, enabled=False)
+
+
 _AT_ONCE = 64  # gradients widened together: few launches, and never all gradients twice in memory
 
 

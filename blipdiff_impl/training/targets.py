@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..files import as_tensor
 from ..pictures.preprocess import fit_square
+from .precision import without_autocast
 from .samples import BrokenSample, Sample
 
 
@@ -43,12 +44,17 @@ def collated_targets(targets: list[Tensor]) -> dict[str, Tensor]:
 
 
 def latents_of(raw: dict[str, Tensor], encode: Callable[[Tensor], Tensor], like: Tensor) -> Tensor:
-    """All latents of what `collated_targets` gave, `[B, 4, h, w]`, of the shape of `like`."""
+    """All latents of what `collated_targets` gave, `[B, 4, h, w]`, of the shape of `like`.
+
+    The autoencoder computes in the type of its weights also where the rest trains in mixed precision: Stable Diffusion
+    XL's overflows in float16, and what is learned from should not be rounded.
+    """
     latents = torch.empty_like(like)
     if "latents" in raw:
         latents[raw["latents_rows"]] = raw["latents"]
     if "pictures" in raw:
-        latents[raw["pictures_rows"]] = encode(raw["pictures"])
+        with without_autocast(like.device):
+            latents[raw["pictures_rows"]] = encode(raw["pictures"])
     return latents
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...prompts.rows import ROW, ROW_POSITIONS
 from ...prompts.tokenizers import CLIP_END, CLIP_START, clip_ids
+from ...training.precision import without_autocast
 from ...weights.transformers_folder import load_network, require_all
 from ..language_model import LanguageModel
 from ..text_encoder import text_encoder_fingerprint
@@ -42,8 +43,12 @@ class FrozenGILL:
 
     @torch.no_grad()
     def targets(self, ids: Tensor) -> Tensor:
-        """The text encoder's last states behind its last norm, `[B, 77, W]`, of `text_ids`."""
-        return self._text_encoder(input_ids=ids).last_hidden_state
+        """The text encoder's last states behind its last norm, float32 `[B, 77, W]`, of `text_ids`.
+
+        Mixed precision stays outside: what is learned from should not be rounded.
+        """
+        with without_autocast(ids.device):
+            return self._text_encoder(input_ids=ids).last_hidden_state
 
 
 def text_ids(caption: str) -> Tensor:
