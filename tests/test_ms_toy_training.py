@@ -1,5 +1,6 @@
 """The stage that trains MS-Diffusion adapters on the embedded model: what it imitates, its data, and one short run."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,7 @@ from blipdiff_impl.errors import SubjectError
 from blipdiff_impl.ms_diffusion.checkpoint import open_adapter
 from blipdiff_impl.ms_diffusion.pretraining.base import prompt_ids
 from blipdiff_impl.ms_diffusion.pretraining.command import train
-from blipdiff_impl.ms_diffusion.pretraining.settings import COLUMNS
+from blipdiff_impl.ms_diffusion.pretraining.settings import COLUMNS, MSSettings
 from blipdiff_impl.ms_diffusion.pretraining.task import MSTask, jittered
 from blipdiff_impl.prompts.rows import compose
 from blipdiff_impl.toy_world.world import HELD_OUT_SEED, subject_from_seed
@@ -20,6 +21,8 @@ from blipdiff_impl.toybox.adapter_data import cut_out_render
 from blipdiff_impl.toybox.train_adapter import DRAWING, IMITATION, open_base, train_ms_diffusion
 from blipdiff_impl.training.run_log import read_losses
 from blipdiff_impl.training.samples import BrokenSample, Reference, Sample
+from blipdiff_impl.training.settings_file import read_settings
+from tools.places import ROOT
 
 KINDS = ("mug", "robot")
 BOXES = ((0.0, 0.25, 0.5, 0.75), (0.5, 0.25, 1.0, 0.75))
@@ -90,6 +93,18 @@ def test_both_runs_learn_and_the_second_goes_on_from_the_first(base, tmp_path):
     second = train(replace(DRAWING, **few, adapter=str(path), out=str(tmp_path / "second")), base, Scenes())
     after = open_adapter(second).tensors()
     assert len(read_losses(tmp_path / "second")) == 8 and not torch.equal(after[name], before[name])
+
+
+def test_the_example_of_the_columns_stage_runs(base, tmp_path):
+    """docs/pretraining.md, for two steps."""
+    page = (ROOT / "docs" / "pretraining.md").read_text(encoding="utf-8")
+    (example,) = (each for each in re.findall(r"```yaml\n(.+?)```", page, re.DOTALL) if "loss: columns" in each)
+    path = tmp_path / "settings.yaml"
+    path.write_text(example, encoding="utf-8")
+    settings = read_settings(path, {MSSettings.stage: MSSettings}, ["steps=2", "batch_size=2", f"out={tmp_path}"])
+    assert isinstance(settings, MSSettings) and settings.shards == ("toy",)
+    open_adapter(train(settings, base, Scenes()))
+    assert len(read_losses(tmp_path)) == 1
 
 
 def test_samples_without_vectors_cannot_be_imitated(base):

@@ -24,7 +24,7 @@ class MSSettings(StageSettings):
         model: folder of the model in diffusers' layout (`unet`, `vae`, `text_encoder`, `text_encoder_2`), or "toybox".
         vision: folder of the picture encoder, as transformers reads it; the embedded model has its own.
         loss: "noise" (the release's), or "columns": the resampler alone learns what the text encoder makes of subject
-            vectors, where the data has them. A start for small models.
+            vectors, where the data has them. A start for small models; needs `sample_every` 0.
         adapter: file to resume from; empty starts anew, with the UNet's own keys and values.
         width, depth, heads, head_width, queries, feed_forward: of a new resampler; see `ResamplerConfig`.
         subjects: of a picture at most; with more, some are drawn each time.
@@ -89,6 +89,11 @@ class MSSettings(StageSettings):
         for name, high in (("subjects", 64), ("size", 4096), ("sample_count", 1000), ("sample_steps", 1000)):
             require_in_range(name, getattr(self, name), 1, high)
         require_in_range("sample_every", self.sample_every, 0, MOST_STEPS)
+        if self.loss == COLUMNS and self.sample_every:
+            raise SubjectError(
+                f"loss = '{COLUMNS}' draws no pictures, but sample_every = {self.sample_every} asks for them. Set "
+                "sample_every: 0."
+            )
         require_in_range("sample_guidance", self.sample_guidance, 1, 100)
 
 
