@@ -23,7 +23,7 @@ from slow_ms import SlowSubjects, slow_layers
 
 from blipdiff_impl.__main__ import main
 from blipdiff_impl.errors import CheckpointError, SubjectError
-from blipdiff_impl.ms_diffusion.checkpoint import open_adapter
+from blipdiff_impl.ms_diffusion.checkpoint import open_adapter, save_adapter
 from blipdiff_impl.ms_diffusion.pretraining.command import train
 from blipdiff_impl.ms_diffusion.pretraining.model import MSModel
 from blipdiff_impl.ms_diffusion.pretraining.settings import MSSettings
@@ -123,6 +123,16 @@ def test_the_prediction_is_that_of_the_slow_implementation(task, samples):
                 expected.append(unet(*pair, added_cond_kwargs=own).sample[1])
         by_hand = (torch.stack(expected) - batch.noise).square().mean()
     assert float(loss) == pytest.approx(float(by_hand), rel=1e-5)
+
+
+def test_latents_are_computed_in_full_precision(task, samples):
+    """The autoencoder stays in float32 while the rest trains in 16 bit."""
+    raw = task.collate([task.prepare(sample, np.random.default_rng(0)) for sample in samples[:2]])
+    expected = task.batch(raw)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = task.batch(raw)
+    assert torch.equal(found.latents, expected.latents)
+    assert not torch.equal(found.features.float(), expected.features)  # the other networks are not told to
 
 
 def test_boxes_follow_the_middle_square(task, samples):
@@ -227,6 +237,7 @@ def about(members, **changes):
     ({"text_drop": 0.5, "image_drop": 0.6}, "text_drop . image_drop . both_drop = 1.1"),
     ({"flip": 0.2}, "flip = 0.2 is a setting of other stages"),
     ({"size": 33}, "size = 33 is no multiple of 2"),
+    ({"loss": "columns", "sample_every": 5}, "loss = 'columns' draws no pictures.*sample_every = 5.*sample_every: 0"),
 ])  # fmt: skip
 def test_settings_that_cannot_be_used(folders, tmp_path, changes, said):
     with pytest.raises(SubjectError, match=said):
@@ -242,11 +253,34 @@ def test_an_adapter_for_another_unet(folders, tmp_path):
     from ms_fixtures import SMALL
     from ms_fixtures import random_adapter as another
 
-    from blipdiff_impl.ms_diffusion.checkpoint import save_adapter
-
     save_adapter(another(config=SMALL), tmp_path / "other.safetensors", torch.float32)
     with pytest.raises(CheckpointError, match="cross-attention is not the adapter's"):
         MSTask(settings_of(folders, tmp_path, adapter=str(tmp_path / "other.safetensors")))
+
+
+@pytest.mark.parametrize("name, width", [("image_width", 40), ("phrase_width", 16), ("context_width", 64)])
+def test_an_adapter_whose_resampler_is_for_other_networks(folders, tmp_path, name, width):
+    """It has the UNet's layers: without a look at its widths the first step would end in a matrix of another size."""
+    other = replace(CONFIG, resampler=replace(CONFIG.resampler, **{name: width}))
+    save_adapter(random_adapter(other), tmp_path / "other.safetensors", torch.float32)
+    said = f"other.safetensors has {name} {width}, but .* need {getattr(CONFIG.resampler, name)}"
+    with pytest.raises(CheckpointError, match=said):
+        MSTask(settings_of(folders, tmp_path, adapter=str(tmp_path / "other.safetensors")))
+
+
+def test_an_adapter_for_a_unet_of_other_widths(folders, tmp_path):
+    other = replace(CONFIG, unet=replace(CONFIG.unet, widths=(32, 64, 96)))
+    save_adapter(random_adapter(other), tmp_path / "other.safetensors", torch.float32)
+    with pytest.raises(CheckpointError, match=r"has unet.widths \(32, 64, 96\), but .* need \(32, 64, 128\)"):
+        MSTask(settings_of(folders, tmp_path, adapter=str(tmp_path / "other.safetensors")))
+
+
+def test_a_resampler_of_another_size_may_be_trained_further(folders, tmp_path):
+    """What the settings say of a new resampler does not matter where one is given."""
+    other = replace(CONFIG, resampler=replace(CONFIG.resampler, depth=1, queries=8))
+    save_adapter(random_adapter(other), tmp_path / "other.safetensors", torch.float32)
+    task = MSTask(settings_of(folders, tmp_path, adapter=str(tmp_path / "other.safetensors")))
+    assert task.model.adapter.config == other
 
 
 def test_other_stages_still_train(capsys, tmp_path):

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from ...attention.boxes import boxes_in_area
-from ...errors import SubjectError
+from ...errors import CheckpointError, SubjectError
 from ...files import as_tensor
 from ...pictures.pixels import to_uint8
 from ...pictures.preprocess import fit_square, normalise
@@ -22,6 +22,7 @@ from ...training.samples import BrokenSample, Sample
 from ...training.targets import collated_targets, latents_of, mask_cells, ready_latent, target_square
 from ..adapter import MSAdapter
 from ..checkpoint import open_adapter, save_adapter
+from ..config import AdapterConfig
 from ..phrases import checked_phrase
 from ..pipeline import denoise
 from ..references import cut_out
@@ -29,6 +30,8 @@ from ..unet_layers import UNetWithSubjects
 from .base import Base, XLBase, prompt_ids
 from .model import MSBatch, MSModel, begin_as_text
 from .settings import COLUMNS, MSSettings
+
+_NETWORK_WIDTHS = ("image_width", "phrase_width", "context_width")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +88,7 @@ class MSTask:
             begin_as_text(adapter, self.frozen.unet, self.frozen.text_norm)
         self._config = adapter.config
         self._unet = UNetWithSubjects(self.frozen.unet, adapter.layers)
+        _require_widths(settings, adapter.config, config)
         self.model = MSModel(adapter, self._unet)
         if settings.loss == COLUMNS:
             self.model.adapter.ms_adapter.requires_grad_(False)
@@ -213,6 +217,21 @@ class MSTask:
     def _adapter_of(self, state: dict[str, Tensor]) -> MSAdapter:
         tensors = {name.removeprefix("adapter."): tensor.float().cpu() for name, tensor in state.items()}
         return MSAdapter.from_tensors(self._config, tensors)
+
+
+def _require_widths(settings: MSSettings, given: AdapterConfig, needed: AdapterConfig) -> None:
+    """Refuse an adapter file whose widths are not those of the frozen networks; its other sizes are its own.
+
+    Raises:
+        CheckpointError: names the width of the file and that of the networks.
+    """
+    sizes = [(name, getattr(given.resampler, name), getattr(needed.resampler, name)) for name in _NETWORK_WIDTHS]
+    for name, found, wanted in [*sizes, ("unet.widths", given.unet.widths, needed.unet.widths)]:
+        if found != wanted:
+            raise CheckpointError(
+                f"The adapter {settings.adapter} has {name} {found}, but the networks of {settings.model} need "
+                f"{wanted}. Name an adapter that was trained for them, or leave it out to start anew."
+            )
 
 
 def _dropped(settings: MSSettings, chance: float) -> tuple[bool, bool]:
