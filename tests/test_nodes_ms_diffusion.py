@@ -152,6 +152,13 @@ def test_four_numbers_with_corners_in_any_order(world):
     assert dataclasses.astuple(only(world.subject(box=(0.75, 0.5, 0.25, 0.0))).box) == (0.25, 0.0, 0.75, 0.5)
 
 
+@pytest.mark.parametrize("given, kept", [
+    ((-0.1, 0.2, 0.5, 1.2), (0.0, 0.2, 0.5, 1.0)), ((1.2, 2.0, 0.5, -1.0), (0.5, 0.0, 1.0, 1.0)),
+])  # fmt: skip
+def test_four_numbers_outside_the_picture_are_cut_off(world, given, kept):
+    assert dataclasses.astuple(only(world.subject(box=given)).box) == kept
+
+
 def test_boxes_of_the_hosts_own_nodes(world):
     boxes = [{"x": 256, "y": 128, "width": 512, "height": 384}]
     if find_spec("comfy_extras.nodes_bounding_boxes"):  # the oldest host has no canvas to draw them on
@@ -195,7 +202,9 @@ def test_a_mask_cuts_the_subject_out_on_black(world):
     ({"box_mask": torch.full((1, 8, 8), torch.nan)}, "box holds NaN"),
     ({"box": BOX, "box_mask": torch.ones(1, 8, 8)}, "Both box and box_mask are connected"),
     ({"x1": 0.75}, "has no area: x1 0.75, y1 0.25, x2 0.75, y2 0.75"),
+    ({"x1": 1.2, "x2": 1.5}, "outside the picture: x1 1.2, y1 0.25, x2 1.5, y2 0.75"),
     ({"x1": float("nan")}, "x1 = nan is out of range"),
+    ({"y2": 768.0}, "y2 = 768.0 is out of range. Use a number from -1.0 to 2.0"),
     ({"strength": 9.0}, "strength = 9.0 is out of range"),
 ])  # fmt: skip
 def test_subjects_that_cannot_be_used(world, error, change, said):

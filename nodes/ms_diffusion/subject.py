@@ -94,10 +94,11 @@ class MSDiffusionSubject(io.ComfyNode):
 
 
 def _edges() -> list:
+    # Computed edges may lie a little outside the picture: they are cut off there, as those of drawn boxes are.
     edges = {"x1": ("Left", 0.25), "y1": ("Upper", 0.25), "x2": ("Right", 0.75), "y2": ("Lower", 0.75)}
     return [
         io.Float.Input(
-            name, default=default, min=0.0, max=1.0, step=0.01,
+            name, default=default, min=-1.0, max=2.0, step=0.01,
             tooltip=f"{side} edge of the box, as a share of the picture, from its upper left corner. Ignored where box "
             "or box_mask is connected.",
         )

@@ -45,7 +45,7 @@ def chosen_box(
     """The box, from whichever form is connected.
 
     Args:
-        shares: left, top, right, bottom in 0..1; counts where nothing else is connected.
+        shares: left, top, right, bottom, cut off at 0 and 1; counts where nothing else is connected.
         pixels: BOUNDING_BOX in any form of the host.
         number: which of those boxes, from 1.
         canvas: (width, height) in pixels that they were drawn on.
