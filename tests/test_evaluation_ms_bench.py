@@ -12,7 +12,7 @@ from tiny_judges import write_judges
 
 from blipdiff_impl.__main__ import main
 from blipdiff_impl.errors import SubjectError
-from blipdiff_impl.evaluation import ms_evaluation
+from blipdiff_impl.evaluation import command, ms_evaluation
 from blipdiff_impl.evaluation.ms_bench import open_ms_bench
 from blipdiff_impl.files import read_picture
 from blipdiff_impl.pictures.towers import ClipTower, DinoTower
@@ -164,6 +164,26 @@ def test_the_built_in_adapter_draws_it_and_resumes(tmp_path, judges, capsys):
     assert "scale was 0.6 and is 1.0" in capsys.readouterr().err
     assert main([*map(str, arguments), "--size", "60", "96", "--out", str(tmp_path / "other")]) == 2
     assert "60 pixels are not possible; sides must be multiples of 8" in capsys.readouterr().err
+
+
+def test_what_is_not_given_is_as_ms_diffusion_draws(tmp_path, judges, monkeypatch):
+    """The command's other defaults are BLIP-Diffusion's."""
+    listing = toy_data(tmp_path / "data")
+    arguments = ["evaluate", "--data", tmp_path / "data", "--ms-bench", listing, "--dino", judges / "dino", "--clip",
+                 judges / "clip", "--ms-adapter", "toybox", "--size", 64, 64]  # fmt: skip
+
+    def drawn_with(name, *more):
+        seen = []
+        monkeypatch.setattr(command, "_draw_ms_bench", lambda options, drawing, *others: seen.append(drawing))
+        main([*map(str, [*arguments, "--out", tmp_path / name, *more])])  # ends where no picture is found
+        return seen[0]
+
+    shared = drawn_with("a").shared
+    assert (shared.images, shared.steps, shared.seeds, shared.guidance, shared.scheduler) == (5, 30, (0,), 7.5, "ddim")
+    assert shared.negative == "monochrome, lowres, bad anatomy, worst quality, low quality"
+    assert shared.size == (64, 64) and drawn_with("b").scale == 0.6
+    given = drawn_with("c", "--seeds", 3, 4, "--steps", 100, "--negative", "", "--scheduler", "pndm").shared
+    assert (given.seeds, given.steps, given.negative, given.scheduler, given.images) == ((3, 4), 100, "", "pndm", 5)
 
 
 @pytest.mark.parametrize("more, said", [

@@ -6,7 +6,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -33,7 +33,7 @@ from .generation import GenerationSettings, Generator, model_fingerprint
 from .layout import find_runs
 from .ms_bench import Combination, open_ms_bench
 from .ms_evaluation import CombinationScorer, evaluate_ms_bench
-from .ms_generation import MSGenerationSettings, MSGenerator
+from .ms_generation import MS_DEFAULTS, MSGenerationSettings, MSGenerator
 from .scoring import BATCH, MAX_BATCH, Judges, Scorer
 from .workers import Studio, draw_with_ray
 
@@ -69,7 +69,7 @@ def add_commands(commands: argparse._SubParsersAction, open_base: Callable[[str,
     parser.add_argument("--title", help="heading of the report")
     parser.add_argument("--batch", type=int, default=BATCH, help="pictures judged at once (default: %(default)s)")
     parser.add_argument("--device", default="cpu")
-    _add_drawing(parser.add_argument_group("drawing", "defaults are the paper's"))
+    _add_drawing(parser.add_argument_group("drawing", "defaults are the paper's; for MS-Bench, MS-Diffusion's own"))
     group = parser.add_argument_group("drawing MS-Bench")
     group.add_argument("--ms-adapter", metavar="FILE", help="MS-Diffusion adapter, or toybox for the built-in one")
     group.add_argument("--ms-model", metavar="FOLDER", default="toybox", help="what it is for, in diffusers' layout")
@@ -86,12 +86,13 @@ def _add_drawing(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--precision", choices=_PRECISIONS, default="fp32")
     group.add_argument("--workers", type=int, default=0, help="Ray processes that draw (default: none, a plain loop)")
     group.add_argument("--ray-address", default="", help="a Ray cluster (default: one on this computer)")
-    group.add_argument("--seeds", type=int, nargs="+", default=list(_DEFAULTS.seeds), help=f"one run for each {shown}")
-    group.add_argument("--images", type=int, default=_DEFAULTS.images, help=f"of each prompt {shown}")
-    group.add_argument("--steps", type=int, default=_DEFAULTS.steps, help=f"of the sampler {shown}")
-    group.add_argument("--guidance", type=float, default=_DEFAULTS.guidance, help=shown)
-    group.add_argument("--scheduler", choices=SCHEDULERS, default=_DEFAULTS.scheduler, help=shown)
-    group.add_argument("--negative", default=_DEFAULTS.negative, help="negative prompt (default: the release's)")
+    # No defaults here: which they are depends on what is drawn.
+    group.add_argument("--seeds", type=int, nargs="+", help=f"one run for each {_defaults('seeds')}")
+    group.add_argument("--images", type=int, help=f"of each prompt {_defaults('images')}")
+    group.add_argument("--steps", type=int, help=f"of the sampler {_defaults('steps')}")
+    group.add_argument("--guidance", type=float, help=_defaults("guidance"))
+    group.add_argument("--scheduler", choices=SCHEDULERS, help=_defaults("scheduler"))
+    group.add_argument("--negative", help="negative prompt (default: the release's)")
     group.add_argument("--template", choices=TEMPLATES, default=_DEFAULTS.template, help=shown)
     group.add_argument("--prompt-reps", type=int, default=_DEFAULTS.prompt_reps, help=shown)
     group.add_argument("--reference-photos", type=int, default=_DEFAULTS.reference_photos,
@@ -100,6 +101,13 @@ def _add_drawing(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--finetune", action="store_true", help="tune the model to each subject first")
     group.add_argument("--finetune-steps", type=int, help="default: the paper's for the subject (table 4), else 80")
     group.add_argument("--finetune-rate", type=float, default=_DEFAULTS.finetune_rate, help=f"learning rate {shown}")
+
+
+def _defaults(name: str) -> str:
+    """For the help: the default of a setting, and that for MS-Bench where it is another."""
+    values = [getattr(defaults, name) for defaults in (_DEFAULTS, MS_DEFAULTS)]
+    first, second = (" ".join(map(str, each)) if isinstance(each, tuple) else str(each) for each in values)
+    return f"(default: {first})" if first == second else f"(default: {first}; for MS-Bench {second})"
 
 
 def run_evaluate(options: argparse.Namespace) -> None:
@@ -142,7 +150,7 @@ def run_ms_bench(options: argparse.Namespace) -> None:
     if not (options.pictures or options.ms_adapter):
         log.info("What is asked for is in %s. Draw it, and name the folder with --pictures.", out / "asked.json")
         return
-    drawing = MSGenerationSettings(_drawing(options), options.ms_scale) if options.ms_adapter else None
+    drawing = MSGenerationSettings(_drawing(options, MS_DEFAULTS), options.ms_scale) if options.ms_adapter else None
     with only_run_in(out):
         judges = _open_judges(options)
         if drawing:
@@ -185,10 +193,10 @@ def _open_judges(options: argparse.Namespace) -> Judges:
     return Judges(dino, ClipTower(Path(options.clip), options.device), aesthetic)
 
 
-def _drawing(options: argparse.Namespace) -> GenerationSettings:
-    values = {name: getattr(options, name) for name in asdict(_DEFAULTS)}
-    values |= {"seeds": tuple(options.seeds), "size": tuple(options.size) if options.size else None}
-    return GenerationSettings(**values)
+def _drawing(options: argparse.Namespace, defaults: GenerationSettings = _DEFAULTS) -> GenerationSettings:
+    given = {name: getattr(options, name) for name in asdict(defaults)}
+    given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    return replace(defaults, **{name: value for name, value in given.items() if value is not None})
 
 
 def _draw(

@@ -22,6 +22,16 @@ from ..settings import require_in_range
 from .generation import GenerationSettings, keep_missing, missing, picture_files
 from .ms_bench import Combination
 
+# What the release's example draws with, and MS-Bench's five images; DDIM stands in for the example's Euler sampler.
+MS_DEFAULTS = GenerationSettings(
+    seeds=(0,),
+    images=5,
+    steps=30,
+    guidance=7.5,
+    scheduler="ddim",
+    negative="monochrome, lowres, bad anatomy, worst quality, low quality",
+)
+
 
 @dataclass(frozen=True)
 class MSGenerationSettings:
