@@ -18,12 +18,14 @@ from ms_world import (
     text_config,
     transformers_vision,
 )
+from PIL import Image
 from pretraining_fixtures import finish_run, kill_run, picture_bytes, start_run, write_shard
 from slow_ms import SlowSubjects, slow_layers
 
 from blipdiff_impl.__main__ import main
 from blipdiff_impl.errors import CheckpointError, SubjectError
 from blipdiff_impl.ms_diffusion.checkpoint import open_adapter, save_adapter
+from blipdiff_impl.ms_diffusion.config import RELEASED
 from blipdiff_impl.ms_diffusion.pretraining.command import train
 from blipdiff_impl.ms_diffusion.pretraining.model import MSModel
 from blipdiff_impl.ms_diffusion.pretraining.settings import MSSettings
@@ -165,6 +167,20 @@ def test_shares_of_the_defaults(task, samples):
     assert sum(bool(each.ungrounded) for each in drawn) / 300 == pytest.approx(0.1, abs=0.05)
 
 
+def test_defaults_are_the_papers():
+    """The release's script and the paper's run: 16 GPUs with 8 samples each."""
+    settings = MSSettings(model="m", vision="v")
+    assert (settings.loss, settings.optimiser, settings.learning_rate, settings.last_rate) == (
+        "noise", "adamw", 1e-4, 1e-4)  # fmt: skip
+    assert (settings.batch_size, settings.steps, settings.warm_up) == (16 * 8, 120_000, 0)
+    assert (settings.weight_decay, settings.clip, settings.betas) == (0.01, 1.0, (0.9, 0.999))
+    assert (settings.size, settings.subjects, settings.min_snr, settings.mask_weight) == (512, 4, 0.0, 0.0)
+    assert (settings.text_drop, settings.image_drop, settings.both_drop) == (0.05, 0.05, 0.05)
+    assert (settings.grounding_drop, settings.box_jitter) == (0.1, 0.0)
+    own = ("width", "depth", "heads", "head_width", "queries", "feed_forward")
+    assert all(getattr(settings, name) == getattr(RELEASED.resampler, name) for name in own)
+
+
 def losses_of(folder):
     return [row["noise"] for row in read_losses(folder)]
 
@@ -194,21 +210,33 @@ def test_two_processes_are_one_with_the_same_batch(folders, tmp_path):
     assert found == pytest.approx(expected, abs=1e-4) and len(found) == 6 and found[0] != found[-1]
 
 
-def test_it_learns_one_sample_and_shows_it(folders, tmp_path):
-    """The error of the noise falls on five pictures, and a grid is drawn: reference, original, own picture."""
+def test_it_learns_and_shows_it(folders, tmp_path, samples):
+    """The error on five pictures, with the same noise each time, falls; and a grid is drawn: reference, original, own
+    picture."""
     settings = settings_of(
-        folders, tmp_path, steps=3, sample_every=3, sample_count=2, sample_steps=2, grounding_drop=0.0, seed=2,
-        adapter="",
+        folders, tmp_path, steps=10, batch_size=4, learning_rate=3e-3, last_rate=3e-3, sample_every=10, sample_count=2,
+        sample_steps=2, text_drop=0.0, image_drop=0.0, both_drop=0.0, grounding_drop=0.0, seed=2,
     )  # fmt: skip
     path = tmp_path / "settings.yaml"
     path.write_text(to_yaml(settings), encoding="utf-8")
     assert main(["pretrain", str(path)]) == 0
+    result = tmp_path / "ms_adapter.safetensors"
+    assert error_on(replace(settings, adapter=str(result)), samples) < 0.98 * error_on(settings, samples)
     (grid,) = (tmp_path / "samples").glob("*.png")
-    from PIL import Image
-
     with Image.open(grid) as picture:
         assert picture.size == (2 * SIZE, 3 * SIZE)
-    assert open_adapter(tmp_path / "ms_adapter.safetensors").config == CONFIG
+    assert open_adapter(result).config == CONFIG
+
+
+def error_on(settings, samples):
+    """The error of the noise, four times for each sample."""
+    task = MSTask(settings)
+    examples = [
+        task.prepare(sample, np.random.default_rng((draw, index)))
+        for draw in range(4) for index, sample in enumerate(samples)
+    ]  # fmt: skip
+    with torch.no_grad():
+        return float(task.model(task.batch(task.collate(examples)))["noise"])
 
 
 @pytest.mark.parametrize("change, said", [
