@@ -1,4 +1,4 @@
-"""README.md against the pack: what it names is there, and its script runs."""
+"""README.md and the page on MS-Diffusion against the pack: what they name is there, and their scripts run."""
 
 import re
 import subprocess
@@ -40,9 +40,33 @@ def test_its_table_names_every_workflow():
     assert len(names) > 10 and [name for name in names if f"`{name}`" not in README] == []
 
 
+def run_script(page, folder):
+    """The page's one script, beside the example pictures."""
+    (script,) = re.findall(r"```python\n(.+?)```", page, flags=re.DOTALL)
+    (folder / "workflows").symlink_to(ROOT / "workflows")
+    subprocess.run([sys.executable, "-c", script], cwd=folder, env={"PYTHONPATH": str(ROOT)}, check=True, timeout=600)
+
+
 def test_its_script_makes_a_picture(tmp_path):
-    script = re.search(r"```python\n(.+?)```", README, flags=re.DOTALL)[1]
-    (tmp_path / "workflows").symlink_to(ROOT / "workflows")
-    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, check=True, timeout=600)
+    run_script(README, tmp_path)
     with Image.open(tmp_path / "mug.png") as picture:
         assert picture.size == (192, 192) and len(picture.getcolors(maxcolors=1 << 16)) > 100
+
+
+MS_PAGE = (ROOT / "docs" / "ms_diffusion.md").read_text(encoding="utf-8")
+
+
+def test_the_script_with_several_subjects_makes_a_picture(tmp_path):
+    run_script(MS_PAGE, tmp_path)
+    with Image.open(tmp_path / "two.png") as picture:
+        assert picture.size == (192, 192) and len(picture.getcolors(maxcolors=1 << 16)) > 100
+
+
+def test_pages_that_the_page_on_several_subjects_links_are_there():
+    linked = [target for target in re.findall(r"\]\(([^)]+)\)", MS_PAGE) if "://" not in target]
+    assert len(linked) > 3
+    for target in linked:
+        name, _, heading = target.partition("#")
+        headings = re.findall(r"^#+ (.+)$", (ROOT / "docs" / name).read_text(encoding="utf-8"), flags=re.MULTILINE)
+        known = {re.sub(r"[^\w -]", "", each).lower().replace(" ", "-") for each in headings}
+        assert not heading or heading in known, target
