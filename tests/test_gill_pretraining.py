@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from gill_fixtures import opt_folder, tiny_clip
 from PIL import Image
-from pretraining_fixtures import write_shards
+from pretraining_fixtures import finish_run, kill_run, start_run, write_shards
 from safetensors.torch import load_file
 
 from blipdiff_impl.__main__ import main
@@ -169,11 +169,39 @@ def test_targets_are_the_text_encoders_last_states(task, material):
     assert torch.allclose(task.frozen.targets(ids[None]), expected, atol=1e-6)
 
 
-def test_targets_are_computed_in_full_precision(task):
+def test_targets_are_computed_in_full_precision(make):
     ids = torch.stack([text_ids("a cat in the snow"), text_ids("")])
     with torch.autocast("cpu", torch.bfloat16):
-        found = task.frozen.targets(ids)
-    assert found.dtype == torch.float32 and torch.equal(found, task.frozen.targets(ids))
+        found = GILLTask(make()).frozen.targets(ids)
+    assert found.dtype == torch.float32 and torch.equal(found, GILLTask(make()).frozen.targets(ids))
+
+
+def test_targets_are_made_once(make, monkeypatch):
+    """Each caption passes the text encoder once, and is what it would be without what is kept, to the bit."""
+    frozen = GILLTask(make()).frozen
+    rows = torch.stack([text_ids(caption) for caption in ("a cat", "in snow", "a cat", "a dog")])
+    asked, encode = [], frozen._text_encoder.forward
+    monkeypatch.setattr(
+        frozen._text_encoder, "forward", lambda input_ids: asked.extend(input_ids) or encode(input_ids=input_ids)
+    )
+    first = frozen.targets(rows)
+    assert len(asked) == 3 and torch.equal(first[0], first[2]) and first.shape == (4, 77, 16)
+    again = frozen.targets(rows[[3, 1, 0]])
+    assert len(asked) == 3 and torch.equal(again, first[[3, 1, 0]])
+    fresh = GILLTask(make()).frozen
+    assert all(torch.equal(fresh.targets(row[None])[0], target) for row, target in zip(rows, first, strict=True))
+
+
+def test_no_more_targets_are_kept_than_there_is_room_for(make, monkeypatch):
+    monkeypatch.setattr("blipdiff_impl.gill.pretraining.frozen.KEPT_BYTES", 2 * 77 * 16 * 4)
+    frozen = GILLTask(make()).frozen
+    rows = torch.stack([text_ids(caption) for caption in ("a cat", "in snow", "a dog")])
+    asked, encode = [], frozen._text_encoder.forward
+    monkeypatch.setattr(
+        frozen._text_encoder, "forward", lambda input_ids: asked.extend(input_ids) or encode(input_ids=input_ids)
+    )
+    assert torch.equal(frozen.targets(rows), frozen.targets(rows))
+    assert len(asked) == 4 and torch.equal(asked[3], rows[2])
 
 
 def test_rows_keep_the_length_of_words(make):
@@ -207,25 +235,41 @@ def whole(make, tmp_path_factory):
     return folder / "run"
 
 
-def test_an_interrupted_run_resumes_as_if_it_had_not_been(make, whole, tmp_path, monkeypatch):
-    settings, done = make(out=str(tmp_path / "run")), []
-    after = GILLTraining.after_step
-
-    def stop(self):
-        after(self)
-        done.append(1)
-        if len(done) == 5:  # one as it is built, then four steps: in the third checkpoint's way
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(GILLTraining, "after_step", stop)
-        with pytest.raises(KeyboardInterrupt):
-            command.train(settings)
-    assert not (tmp_path / "run" / "gill.safetensors").exists()
-    path = command.train(settings)
-    first, second = load_file(whole / "gill.safetensors"), load_file(path)
+def test_killed_and_gone_on_is_the_same_as_unbroken(make, tmp_path):
+    """SIGKILL behind a checkpoint, to the command as users start it; to the bit."""
+    whole = make(out=str(tmp_path / "whole"), steps=40)
+    path = command.train(whole)
+    parts = replace(whole, out=str(tmp_path / "parts"))
+    kill_run(start_run(parts, tmp_path), tmp_path / "parts" / "checkpoints" / "step_*[2-9]")
+    assert len(losses_of(tmp_path / "parts")) < 40 and not (tmp_path / "parts" / path.name).exists()
+    assert "from step 0 of" not in finish_run(start_run(parts, tmp_path))
+    assert losses_of(tmp_path / "parts") == losses_of(tmp_path / "whole") and len(losses_of(tmp_path / "whole")) == 40
+    first, second = load_file(path), load_file(tmp_path / "parts" / path.name)
     assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
-    assert losses_of(whole)[-1] == losses_of(tmp_path / "run")[-1]
+
+
+def test_two_processes_are_one_with_the_same_batch(make, tmp_path):
+    """Also which pairs are joined, and words of captions of other lengths; 1e-4: sums of float32 in another order."""
+    one = make(out=str(tmp_path / "one"), steps=6, batch_size=8)
+    command.train(one)
+    output = finish_run(start_run(replace(one, out=str(tmp_path / "two")), tmp_path, processes=2))
+    assert "2 process(es)" in output
+    for found, expected in zip(losses_of(tmp_path / "two"), losses_of(tmp_path / "one"), strict=True):
+        assert found == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_step_without_a_word_to_predict(make, tmp_path):
+    """Every last answer left out: only captions have words, and the other losses are still numbers."""
+    samples = [talk("Q: a cat.\nA:", " here:", pictures=0) for _ in range(4)]
+
+    class Source:
+        groups: ClassVar = [4]
+
+        def __getitem__(self, index):
+            return samples[index]
+
+    train_stage(make(out=str(tmp_path), steps=2, text_length=48, forced=1.0, joined=0.0), lambda _: Source(), GILLTask)
+    assert all(np.isfinite(list(row.values())).all() for row in losses_of(tmp_path))
 
 
 def test_what_it_writes_is_a_gill_model(task, whole):
@@ -417,7 +461,8 @@ def test_losses_of_conversations(talker):
 @pytest.mark.parametrize("sample, said", [
     (talk("Q: " + "word " * 60, pictures=0), "more than text_length = 48"),
     (talk("<image2>Q: a\nA:", " b"), "has <image2>, but 1 pictures"),
-    (talk("<image0>Q: a\nA:", " b"), "has <image0>"), (talk("<image3>Q: a\nA:", " b", pictures=3), "2 are taken"),
+    (talk("<image0>Q: a\nA:", " b"), "has <image0>"), (talk("<image1>"), "has no words, only pictures"),
+    (talk("<image3>Q: a\nA:", " b", pictures=3), "2 are taken"),
 ])  # fmt: skip
 def test_conversations_that_cannot_be_used_are_left_out(talker, sample, said):
     with pytest.raises(BrokenSample, match=said):

@@ -18,6 +18,10 @@ from ..vision import ClipVision
 from .settings import GILLSettings
 
 
+KEPT_BYTES = 512 * 2**20
+"""Room for targets in memory: 2269 captions of Stable Diffusion 1.5's width in float32."""
+
+
 class FrozenGILL:
     """The three networks; `to` moves them to where the rest is trained."""
 
@@ -29,6 +33,7 @@ class FrozenGILL:
         self.fingerprint = text_encoder_fingerprint(self._text_encoder.state_dict())
         words = self.language.network.get_input_embeddings().weight[: self.language.tokenizer.size]
         self.word_norm = float(words.float().norm(dim=1).mean())
+        self._kept: dict[bytes, Tensor] = {}
 
     @property
     def text_width(self) -> int:
@@ -41,14 +46,27 @@ class FrozenGILL:
         self._text_encoder.to(device)
         return self
 
-    @torch.no_grad()
     def targets(self, ids: Tensor) -> Tensor:
         """The text encoder's last states behind its last norm, float32 `[B, 77, W]`, of `text_ids`.
 
-        Mixed precision stays outside: what is learned from should not be rounded.
+        Each caption is encoded once and kept on the CPU, in the type that the encoder gives, until `KEPT_BYTES` are
+        taken; those that come later are encoded whenever they come.
         """
-        with without_autocast(ids.device):
-            return self._text_encoder(input_ids=ids).last_hidden_state
+        return torch.stack([self._target(row) for row in ids.cpu()]).to(ids.device)
+
+    @torch.no_grad()
+    def _target(self, ids: Tensor) -> Tensor:
+        """Of one caption, by itself: with others in a batch its last bits would depend on them, and so on what a
+        resumed run has kept."""
+        key = ids.numpy().tobytes()
+        found = self._kept.get(key)
+        if found is None:
+            # Mixed precision stays outside: what is learned from should not be rounded.
+            with without_autocast(self._text_encoder.device):
+                found = self._text_encoder(input_ids=ids[None].to(self._text_encoder.device)).last_hidden_state[0].cpu()
+            if (len(self._kept) + 1) * found.nbytes <= KEPT_BYTES:
+                self._kept[key] = found
+        return found
 
 
 def text_ids(caption: str) -> Tensor:

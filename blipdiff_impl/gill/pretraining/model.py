@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...training.distributed import gather, process
+from ...training.distributed import gather, gather_values, process, total
 from ..config import IMAGE_TOKENS, GILLConfig
 from ..language_model import LanguageModel
 from ..parts import LearnedParts
@@ -32,7 +32,8 @@ class GILLBatch:
         shown: what the picture encoder says of the conversations' pictures, `[B, P, vision width]`.
         pooled: what the picture encoder says, `[B, vision width]`.
         targets: what the text encoder says of the captions, `[B, 77, W]`.
-        joined: whether two pairs make one sequence, for each of the three losses, `[B, 3]`; the first row counts.
+        joined: whether two pairs make one sequence, for each of the three losses, `[B, 3]`; the first row of the first process
+            counts.
     """
 
     ids: Tensor
@@ -64,7 +65,8 @@ class GILLTraining(nn.Module):
 
     def forward(self, batch: GILLBatch) -> dict[str, Tensor]:
         """Losses by name."""
-        joined = [bool(each) and len(batch.ids) > 1 for each in batch.joined[0]]
+        drawn = gather_values(batch.joined[:1].int())[0].tolist()  # by the first pair of all, as in one process
+        joined = [bool(each) and len(batch.ids) > 1 for each in drawn]
         weight = self._settings.word_weight
         losses = {"caption": self._words(*self._sequences(batch, joined[0], pictures=True))[1]}
         states, words = self._words(*self._sequences(batch, joined[1], pictures=False))
@@ -145,7 +147,10 @@ class GILLTraining(nn.Module):
         return embedded.masked_scatter(places[:, None], seen[-1 - ids[places]].to(embedded.dtype))
 
     def _words(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Last states, and the cross-entropy of the words that follow."""
+        """Last states, and the mean cross-entropy of the words that follow, over those of all processes.
+
+        Texts differ in length; each process divides by the mean count, so that the mean over processes is right.
+        """
         language, first = self._language, self._config.first_image_token
         states = self._read(embeddings)
         places = labels[:, 1:] != _IGNORED
@@ -154,7 +159,9 @@ class GILLTraining(nn.Module):
         logits = torch.cat([said @ table.T, said @ self.parts.rows.to(said.dtype).T], -1).float()
         missing = first - len(table)  # the table may end before the eight begin
         wanted = labels[:, 1:][places]
-        return states, F.cross_entropy(logits, torch.where(wanted >= first, wanted - missing, wanted))
+        losses = F.cross_entropy(logits, torch.where(wanted >= first, wanted - missing, wanted), reduction="sum")
+        count = total(places.sum().float()).clamp(min=1)  # none where every last answer is left out
+        return states, losses * process()[1] / count
 
     def _read(self, embeddings: Tensor) -> Tensor:
         """Last states. What fills up stands behind, unseen."""

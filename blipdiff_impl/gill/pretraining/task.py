@@ -120,7 +120,7 @@ class GILLTask:
             forced: leave out the last answer.
 
         Raises:
-            BrokenSample: it is too long, or has places without a picture.
+            BrokenSample: it is too long, has no words, or has places without a picture.
         """
         texts = sample.conversation
         if forced and len(texts) % 2 == 0:
@@ -141,6 +141,10 @@ class GILLTask:
                 else:
                     continue
                 ids += found
+        if not begun:
+            raise BrokenSample(
+                f"{sample.key}: what is read of the conversation has no words, only pictures; add a question."
+            )
         answered = len(texts) % 2 == 0
         ids, due = [*ids, *self.config.image_tokens], [*due, *[answered] * IMAGE_TOKENS]
         if len(ids) > self.settings.text_length:
