@@ -1,5 +1,6 @@
 """A file of GILL's that brings its language model and picture encoder, and one that has another mapper."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -53,8 +54,6 @@ def make(folders):
 
 
 def parts_config(cells):
-    import dataclasses
-
     return dataclasses.replace(SMALL, vision_width=20 * (1 + cells**2))
 
 
@@ -167,15 +166,22 @@ def test_weights_that_are_missing_or_not_finite_are_named(make, tmp_path):
 # --- another mapper
 
 
-def mapper_of(parts):
-    prefix = "gen_text_hidden_fcs.0."
-    return {name.removeprefix(prefix): v for name, v in parts.state_dict().items() if name.startswith(prefix)}
+def beside(parts, seed=9):
+    """The same parts with a mapper of their own."""
+    other = random_parts(seed, parts.config)
+    other.load_state_dict(
+        {name: value for name, value in parts.state_dict().items() if "gen_text" not in name}, strict=False
+    )
+    return other
 
 
-def test_another_mapper_changes_what_is_drawn_and_nothing_else(make, tmp_path):
-    other = random_parts(seed=9)
-    save_mapper(tmp_path / "other.safetensors", mapper_of(other), SMALL.mapper, torch.float32)
-    plain, changed = load_gill(make()), load_gill(make(), mapper=tmp_path / "other.safetensors")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_another_mapper_changes_what_is_drawn_and_nothing_else(make, tmp_path, dtype):
+    """Trained with float32 parts it goes with those that are stored in float16 too."""
+    other = beside(random_parts(config=parts_config(0)))
+    save_mapper(tmp_path / "other.safetensors", other, torch.float32)
+    path = make(dtype=dtype)
+    plain, changed = load_gill(path), load_gill(path, mapper=tmp_path / "other.safetensors")
     first, second = reply(plain), reply(changed)
     assert first.text == second.text and torch.equal(first.embedding.vectors, second.embedding.vectors)
     assert not torch.allclose(first.conditioning, second.conditioning, atol=1e-2)
@@ -186,14 +192,29 @@ def test_another_mapper_changes_what_is_drawn_and_nothing_else(make, tmp_path):
 
 def test_a_mapper_that_does_not_fit_is_refused(make, tmp_path):
     wide = with_mapper(feed_forward=30)
-    save_mapper(tmp_path / "wide.safetensors", mapper_of(random_parts(config=wide)), wide.mapper, torch.float32)
+    save_mapper(tmp_path / "wide.safetensors", random_parts(config=wide), torch.float32)
     with pytest.raises(CheckpointError, match="other sizes than the model's own"):
         replaced(random_parts(), tmp_path / "wide.safetensors")
     with pytest.raises(CheckpointError, match="no mapper of GILL's"):
         replaced(random_parts(), make())
-    tensors = mapper_of(random_parts())
-    tensors["model.bias"] = torch.full_like(tensors["model.bias"], torch.inf)
-    about = {"format": "gill_mapper", "format_version": "1", "config": json.dumps(vars(SMALL.mapper))}
+    save_mapper(tmp_path / "own.safetensors", random_parts(), torch.float32)
+    with safe_open(tmp_path / "own.safetensors", framework="pt") as file:
+        tensors, about = {each: file.get_tensor(each) for each in file.keys()}, file.metadata()
+    tensors["model.bias"][:] = torch.inf
     save_file(tensors, tmp_path / "inf.safetensors", about)
     with pytest.raises(CheckpointError, match=r"model\.bias"):
         replaced(random_parts(), Path(tmp_path / "inf.safetensors"))
+
+
+def test_a_mapper_of_another_gill_is_refused(tmp_path):
+    """Of the same sizes, but it would read states of other tokens, or speak to another text encoder."""
+    path = tmp_path / "mapper.safetensors"
+    save_mapper(path, random_parts(), torch.float16)
+    with pytest.raises(CheckpointError, match=r"was trained with other rows of \[IMG0\] to \[IMG7\] than this GILL"):
+        replaced(random_parts(seed=5), path)
+    speaks = dataclasses.replace(SMALL, text_encoder="0123456789abcdef")
+    with pytest.raises(CheckpointError, match="another text encoder .*Stable Diffusion 1.5's instead of 01234567"):
+        replaced(random_parts(config=speaks), path)
+    bare = rewritten(path, tmp_path / "bare.safetensors", image_tokens="")
+    with pytest.raises(CheckpointError, match="it names none instead of"):
+        replaced(random_parts(), bare)

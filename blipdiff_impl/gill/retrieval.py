@@ -94,7 +94,7 @@ class PictureIndex:
         refuse_wrong_content(path)
         file = SafetensorsFile(path)
         if file.metadata.get("format") != FORMAT:
-            raise CheckpointError(f"{path} is no index of pictures. Make one with the node Index Pictures.")
+            raise CheckpointError(f"{path} is no index of pictures. Make one with the node GILL Index Pictures.")
         info = file.infos.get(_ROWS)
         try:
             names = parse_json(file.metadata.get("names", ""))

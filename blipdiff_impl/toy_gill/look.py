@@ -16,9 +16,10 @@ from torch import Tensor
 
 from ..blip_diffusion.encoder import SubjectEncoder
 from ..gill.checkpoint import open_gill
+from ..gill.parts import LearnedParts
 from ..gill.pretraining.model import GILLBatch, GILLTraining
 from ..gill.pretraining.settings import GILLSettings
-from ..gill.pretraining.task import GILLExample, GILLTask
+from ..gill.pretraining.task import PARTS, GILLExample, GILLTask
 from ..gill.replaced_mapper import save_mapper
 from ..prompts.tokenizers import WordPieceTokenizer
 from ..toy_world import prompts
@@ -112,6 +113,5 @@ class LookTask(GILLTask):
 
     def write(self, state: dict[str, Tensor], path: Path) -> None:
         """The mapper as a file, for GILL's learned parts that it was trained with."""
-        prefix = f"parts.{_MAPPER}0."
-        tensors = {name.removeprefix(prefix): value.float().cpu() for name, value in state.items() if prefix in name}
-        save_mapper(path, tensors, self.config.mapper, torch.float16)
+        tensors = {name.removeprefix(PARTS): value.float().cpu() for name, value in state.items()}
+        save_mapper(path, LearnedParts.from_tensors(self.config, tensors), torch.float16)

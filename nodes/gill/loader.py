@@ -37,9 +37,9 @@ class GILLLoader(io.ComfyNode):
                     "checkpoint",
                     options=checkpoints,
                     default=TOY,
-                    tooltip="What GILL has learned. The built-in one is for the built-in toybox of Load Subject Model. "
-                    "Others: pretrained_ckpt.pth.tar with its model_args.json (and "
-                    "decision_model.pth.tar, if there is one) in models/gill, or one .safetensors made from them.",
+                    tooltip="What GILL has learned. The built-in one is for the built-in toybox of Load BLIP-Diffusion "
+                    "Model. Others: pretrained_ckpt.pth.tar with its model_args.json (and decision_model.pth.tar, if "
+                    "there is one) in models/gill, or one .safetensors made from them.",
                 ),
                 io.Combo.Input(
                     "language_model",

@@ -17,7 +17,6 @@ from ..text_encoder import text_encoder_fingerprint
 from ..vision import ClipVision
 from .settings import GILLSettings
 
-
 KEPT_BYTES = 512 * 2**20
 """Room for targets in memory: 2269 captions of Stable Diffusion 1.5's width in float32."""
 

@@ -32,8 +32,8 @@ class GILLBatch:
         shown: what the picture encoder says of the conversations' pictures, `[B, P, vision width]`.
         pooled: what the picture encoder says, `[B, vision width]`.
         targets: what the text encoder says of the captions, `[B, 77, W]`.
-        joined: whether two pairs make one sequence, for each of the three losses, `[B, 3]`; the first row of the first process
-            counts.
+        joined: whether two pairs make one sequence, for each of the three losses, `[B, 3]`; the first process's first
+            row counts.
     """
 
     ids: Tensor

@@ -21,7 +21,8 @@ from .frozen import FrozenGILL, text_ids
 from .model import GILLBatch, GILLTraining
 from .settings import STORED, GILLSettings
 
-_PARTS = "parts."
+PARTS = "parts."
+"""In front of the learned parts' names in the state of the model in training."""
 
 
 @dataclass(frozen=True)
@@ -192,6 +193,6 @@ class GILLTask:
 
     def write(self, state: dict[str, Tensor], path: Path) -> None:
         """The learned parts as one file."""
-        tensors = {name.removeprefix(_PARTS): value.float().cpu() for name, value in state.items()}
+        tensors = {name.removeprefix(PARTS): value.float().cpu() for name, value in state.items()}
         parts = LearnedParts.from_tensors(self.config, tensors)
         save_gill(parts, path, STORED[self.settings.stored], overwrite=True)
