@@ -75,6 +75,25 @@ def random_adapter(config=CONFIG, seed=3):
     return MSAdapter(config).eval().requires_grad_(False)
 
 
+def host_clip():
+    """A small CLIP of Stable Diffusion XL in the host, random weights."""
+    import comfy.sd
+    from comfy.sdxl_clip import SDXLClipModel, SDXLTokenizer
+    from comfy.supported_models_base import ClipTarget
+
+    clip = comfy.sd.CLIP(
+        ClipTarget(SDXLTokenizer, SDXLClipModel),
+        embedding_directory=None,
+        model_options={
+            "clip_l_model_config": text_config(TEXT_L, "quick_gelu"),
+            "clip_g_model_config": text_config(TEXT_G, "gelu"),
+            "dtype": torch.float32,
+        },
+    )
+    shaken(clip.cond_stage_model, seed=4)
+    return clip
+
+
 class World:
     """Everything that an artist connects, and the nodes as functions."""
 
@@ -82,7 +101,7 @@ class World:
         self.comfy, self._known = comfy, {}
         self.unet, self.vision, self.adapter = diffusers_unet(), transformers_vision(), random_adapter()
         with torch.inference_mode():
-            self.model, self.clip = self.host_model(), self.host_clip()
+            self.model, self.clip = self.host_model(), host_clip()
             self.clip_vision = self.host_vision(VISION, self.vision)
             self.ms_adapter = self.host_adapter()
 
@@ -110,23 +129,6 @@ class World:
         model.diffusion_model.load_state_dict(weights)
         cpu = torch.device("cpu")
         return ModelPatcher(model, load_device=cpu, offload_device=cpu)
-
-    def host_clip(self):
-        import comfy.sd
-        from comfy.sdxl_clip import SDXLClipModel, SDXLTokenizer
-        from comfy.supported_models_base import ClipTarget
-
-        clip = comfy.sd.CLIP(
-            ClipTarget(SDXLTokenizer, SDXLClipModel),
-            embedding_directory=None,
-            model_options={
-                "clip_l_model_config": text_config(TEXT_L, "quick_gelu"),
-                "clip_g_model_config": text_config(TEXT_G, "gelu"),
-                "dtype": torch.float32,
-            },
-        )
-        shaken(clip.cond_stage_model, seed=4)
-        return clip
 
     def host_vision(self, config, vision):
         loaded = self.comfy.module("nodes.host.clip_vision").clip_vision_of(

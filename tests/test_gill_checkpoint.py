@@ -12,6 +12,7 @@ from gill_fixtures import (
     random_parts,
     released_shapes,
     tiny_clip,
+    tiny_opt,
     with_mapper,
     write_tokenizer,
 )
@@ -131,6 +132,51 @@ def test_the_published_layout_of_other_sizes(tmp_path, small):
     assert opened.config == SMALL
     again = opened.load().state_dict()
     assert all(torch.equal(again[name], value) for name, value in weights.items())
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "bin"])
+def test_a_language_model_in_several_files(tmp_path, kind):
+    """As OPT-6.7B is published: numbered .bin files with an index; or the same as .safetensors."""
+    whole = LanguageModel.from_folder(opt_folder(tmp_path / "whole"))
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    write_tokenizer(folder)
+    tiny_opt().save_pretrained(folder, max_shard_size="16KB")
+    shards = sorted(folder.glob("model-0000*.safetensors"))
+    if kind == "bin":
+        as_bin_shards(folder, shards)
+    assert len(shards) > 2 and not (folder / "model.safetensors").exists()
+    found = LanguageModel.from_folder(folder).state_dict()
+    assert found.keys() == whole.state_dict().keys()
+    assert all(torch.equal(value, found[name]) for name, value in whole.state_dict().items())
+    broken = next(iter(sorted(folder.glob(f"*-00002-of-*.{kind}"))))
+    broken.unlink()
+    with pytest.raises(CheckpointError, match="cannot be read: a file is missing"):
+        LanguageModel.from_folder(folder)
+    if kind == "bin":
+        torch.save({"a": Refused()}, broken)
+        with pytest.raises(CheckpointError, match=re.escape(broken.name)):
+            LanguageModel.from_folder(folder)
+
+
+class Refused:
+    """More than tensors, which a pickle would make by running code."""
+
+    def __reduce__(self):
+        return (print, ("this ran",))
+
+
+def as_bin_shards(folder, shards):
+    """The same weights as files of PyTorch, and the index that belongs to them."""
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    renamed = {path.name: path.name.replace("model-", "pytorch_model-").replace(".safetensors", ".bin")
+               for path in shards}  # fmt: skip
+    index["weight_map"] = {name: renamed[file] for name, file in index["weight_map"].items()}
+    for path in shards:
+        torch.save(load_file(path), folder / renamed[path.name])
+        path.unlink()
+    (folder / "model.safetensors.index.json").unlink()
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
 
 
 def test_options_for_other_checkpoints_are_refused(tmp_path, small, capsys):

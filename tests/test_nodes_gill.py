@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from gill_fixtures import SMALL, host_clip_vision, host_gill, host_vision, photo, random_parts
+from ms_world import host_clip, text_config
 from PIL import Image
 
 from blipdiff_impl.gill.checkpoint import save_gill
@@ -255,8 +256,7 @@ def test_index_and_retrieve(comfy, run, gill_model, folder, caplog):
     (index,) = run("GILLIndex", gill_model, "album")
     assert index.index.names == ("a.png", "b.jpg", "more/c.png")
     assert "1 of 4 files are left out of the index" in caplog.text and "broken.png" in caplog.text
-    stored = Path(comfy.folder_paths.get_output_directory()) / "gill" / "album.safetensors"
-    assert stored.is_file()
+    assert len(list((Path(comfy.folder_paths.get_output_directory()) / "gill").glob("album_*.safetensors"))) == 1
     (prompt,) = run("GILLPrompt", "a cat")
     embedding = run("GILLGenerate", gill_model, prompt)[5]
     pictures, names, scores = run("GILLRetrieve", index, embedding)
@@ -283,6 +283,22 @@ def test_an_index_looks_at_new_pictures_only(comfy, run, gill_model, folder, mon
     (folder / "new.png").unlink()
     assert looked == [(1, 30, 30, 3)] and after.index.names == ("a.png", "b.jpg", "new.png", "more/c.png")
     assert torch.equal(after.index.vectors[[0, 1, 3]], before.index.vectors)
+
+
+def test_folders_whose_names_read_alike_have_indices_of_their_own(comfy, run, gill_model):
+    """Each keeps what it has seen, though no file can be called a/b."""
+    root, kept = (
+        Path(get()) for get in (comfy.folder_paths.get_input_directory, comfy.folder_paths.get_output_directory)
+    )
+    for seed, name in enumerate(("one/two", "one_two")):
+        (root / name).mkdir(parents=True)
+        pixels = np.random.default_rng(seed).integers(0, 256, (30, 30, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / name / f"{seed}.png")
+        run("GILLIndex", gill_model, name)
+    names = {each.name: each.stat().st_mtime_ns for each in (kept / "gill").glob("one_two_*.safetensors")}
+    assert len(names) == 2
+    assert run("GILLIndex", gill_model, "one/two")[0].index.names == ("0.png",)
+    assert run("GILLIndex", gill_model, "one_two")[0].index.names == ("1.png",)
 
 
 def test_rank(run, gill_model):
@@ -355,6 +371,32 @@ def test_models_of_another_kind(comfy, run, gill_model, toybox, subject_error, m
     own = comfy.module("blipdiff_impl.gill.text_encoder").text_encoder_fingerprint(weights)
     with_config(text_encoder=own)
     assert run("GILLGenerate", gill_model, prompt, clip=clip)[6] == 1
+
+
+def sd2_clip():
+    """A small CLIP of Stable Diffusion 2 in the host."""
+    import comfy.sd
+    from comfy.supported_models_base import ClipTarget
+    from comfy.text_encoders.sd2_clip import SD2ClipModel, SD2Tokenizer
+
+    options = {"clip_h_model_config": text_config(32, "gelu"), "dtype": torch.float32}
+    return comfy.sd.CLIP(ClipTarget(SD2Tokenizer, SD2ClipModel), embedding_directory=None, model_options=options)
+
+
+@pytest.mark.parametrize("make, kinds", [(host_clip, "encoders 'g' and 'l'"), (sd2_clip, "encoder 'h'")])
+@pytest.mark.parametrize("width, cure", [(768, "Use a Stable Diffusion 1.5 model"), (32, "Use the model that it was")])
+def test_a_clip_of_another_family(comfy, run, gill_model, subject_error, monkeypatch, make, kinds, width, cure):
+    """SDXL's and SD 2's own classes: what GILL needs is said, not what subjects do."""
+    config = gill_model.gill.config
+    mapper = dataclasses.replace(config.mapper, output_width=width)
+    monkeypatch.setattr(gill_model.gill, "config", dataclasses.replace(config, mapper=mapper))
+    (prompt,) = run("GILLPrompt", "a cat")
+    with torch.inference_mode():
+        clip = make()
+    with pytest.raises(subject_error) as error:
+        run("GILLGenerate", gill_model, prompt, clip=clip)
+    said = str(error.value)
+    assert f"it has the text {kinds} where 'l' alone is due" in said and cure in said and "ubject" not in said
 
 
 @pytest.mark.parametrize("node, inputs, said", [

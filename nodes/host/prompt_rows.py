@@ -38,10 +38,19 @@ def batched(items: list[Conditioning]) -> Conditioning:
     return [[torch.cat([cond for cond, _ in entry]), entry[0][1]] for entry in zip(*items, strict=True)]
 
 
-def require_stable_diffusion(clip: CLIP) -> None:
-    """Raises SubjectError for a CLIP of another kind than that of Stable Diffusion 1.5."""
-    if kinds := sorted(clip.tokenize("").keys() - {"l"}):
+def require_stable_diffusion(clip: CLIP, cure: str = "Subjects need the CLIP of a Stable Diffusion 1.5 model.") -> None:
+    """Refuse a CLIP of another kind than that of Stable Diffusion 1.5.
+
+    Args:
+        cure: what is needed instead, a sentence.
+
+    Raises:
+        SubjectError: names the text encoders that it has.
+    """
+    kinds = sorted(clip.tokenize("").keys())
+    if kinds != ["l"]:
+        found = f"the text encoder{'s' if len(kinds) > 1 else ''} {' and '.join(map(repr, kinds))}"
         raise SubjectError(
-            f"This CLIP is not one of Stable Diffusion 1.5: it also has the text encoder {', '.join(map(repr, kinds))} "
-            "(SDXL and later have several). Subjects need the CLIP of a Stable Diffusion 1.5 model."
+            f"This CLIP is not one of Stable Diffusion 1.5: it has {found} where 'l' alone is due (SDXL and later have "
+            f"several, Stable Diffusion 2 another one). {cure}"
         )

@@ -101,7 +101,7 @@ def require_text_encoder(clip: CLIP, config: GILLConfig) -> None:
     Raises:
         SubjectError: it is of another kind or width, or another one of the same size.
     """
-    require_stable_diffusion(clip)
+    require_stable_diffusion(clip, _cure(config))
     text_model = clip.cond_stage_model.clip_l.transformer.text_model
     width = text_model.embeddings.token_embedding.weight.shape[1]
     if width != config.mapper.output_width:

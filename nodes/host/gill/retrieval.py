@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
 from contextlib import suppress
 from dataclasses import dataclass
@@ -32,7 +34,8 @@ class HostIndex:
 def index_folder(model: HostGILL, folder: str) -> HostIndex:
     """The index of all pictures in a folder and those below; what was indexed before and has not changed stays.
 
-    It is kept as `output/gill/<folder>.safetensors`. Files that cannot be read are left out and named on the node.
+    It is kept as `output/gill/<folder>_<hash>.safetensors`. Files that cannot be read are left out and named on the
+    node.
 
     Raises:
         SubjectError: no such folder, or no picture in it that can be read.
@@ -128,5 +131,6 @@ def _known(path: Path, space: str) -> dict[tuple[str, tuple[int, int]], Tensor]:
 
 
 def _file_name(folder: str) -> str:
-    """A folder's name as that of a file: what no system forbids."""
-    return re.sub(r"[^\w. -]+", "_", folder)[:100]
+    """A folder's name as that of a file: what no system forbids, and a hash, as several folders read alike then."""
+    readable = re.sub(r"[^\w. -]+", "_", folder)[:100]
+    return f"{readable}_{hashlib.sha256(os.fsencode(folder)).hexdigest()[:8]}"
