@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tiny_judges import write_judges
 
@@ -15,6 +16,7 @@ from blipdiff_impl.evaluation import gill_evaluation
 from blipdiff_impl.evaluation.gill_evaluation import recalls
 from blipdiff_impl.evaluation.lpips import Lpips
 from blipdiff_impl.evaluation.stories import open_trials
+from blipdiff_impl.gill.file_names import TOY_FILE
 
 
 def draw(path, seed, side=32):
@@ -202,6 +204,34 @@ def test_the_command_scores_and_resumes(data, tmp_path, monkeypatch):
     changed = arguments(data, tmp_path / "whole", "vist", files)
     changed[changed.index("--steps") + 1] = "3"
     assert main(changed) == 2
+
+
+def changed_copy(path, target, name):
+    """The file with another value in one tensor."""
+    with safe_open(path, framework="pt") as file:
+        tensors, about = {each: file.get_tensor(each) for each in file.keys()}, file.metadata()
+    tensors[name] = tensors[name] * 1.01
+    save_file(tensors, target, about)
+    return target
+
+
+@pytest.mark.parametrize("option, tensor, said", [
+    ("--gill", "gen_text_hidden_fcs.0.model.bias", ": gill was "),
+    ("--gill", "language_model.model.decoder.final_layer_norm.weight", ": language_model was "),
+    ("--lpips", "lin4.model.1.weight", ": lpips was "),
+])  # fmt: skip
+def test_a_run_does_not_go_on_with_other_weights(data, tmp_path, capsys, option, tensor, said):
+    """Which a name or the space of retrieval does not tell."""
+    given = [*arguments(data, tmp_path / "out", "visdial", visdial(tmp_path, 1)), "--trials", "1"]
+    cut = given.index("--checkpoint")
+    given[cut : cut + 2] = []
+    assert main(given) == 0
+    place = given.index(option) + 1
+    before = TOY_FILE if given[place] == "toy" else given[place]
+    given[place] = str(changed_copy(before, tmp_path / "changed.safetensors", tensor))
+    capsys.readouterr()
+    assert main(given) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_somebody_else_may_draw(data, tmp_path, capsys):

@@ -47,6 +47,7 @@ def run_evaluate_gill(options: argparse.Namespace) -> None:
     from ..gill.pipeline import load_gill
     from ..gill.vision import ClipVision
     from ..pictures.towers import ClipTower
+    from ..weights.fingerprint import fingerprint_of
     from .evaluate import require_same_settings
     from .gill_evaluation import Judges, StoryEvaluation, StorySettings, summarise, write_summary
     from .lpips import Lpips
@@ -63,12 +64,15 @@ def run_evaluate_gill(options: argparse.Namespace) -> None:
         folder = Path(options.language_model) if options.language_model else None
         tower = ClipVision.from_folder(Path(options.vision)) if options.vision else None
         gill = load_gill(path, folder, tower=tower)
+        weights = {name: fingerprint_of(part.state_dict())
+                   for name, part in (("gill", gill.parts), ("language_model", gill.language))}  # fmt: skip
         gill.module.to(options.device)
         pipeline = SubjectPipeline.from_checkpoint(options.checkpoint, options.device) if options.checkpoint else None
         lpips = Lpips(Path(options.alexnet), Path(options.lpips), options.device) if options.lpips else None
         judges = Judges(ClipTower(Path(options.clip), options.device), lpips)
         fixed = asdict(settings) | {"protocol": options.protocol, "space": gill.space, "checkpoint": options.checkpoint}
-        require_same_settings(out / "settings.json", fixed | {"clip": judges.clip.fingerprint})
+        judged_by = {"clip": judges.clip.fingerprint, "lpips": lpips.fingerprint if lpips else None}
+        require_same_settings(out / "settings.json", fixed | weights | judged_by)
         records = StoryEvaluation(gill, pipeline, judges, settings, out).run(trials)
         title = options.title or f"GILL by {options.protocol}, {len(trials)} trials"
         summary = summarise(options.protocol, records, title)

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import CheckpointError
+from ..weights.fingerprint import fingerprint_of
 from ..weights.opening import open_tensor_file
 
 SIDE = 256
@@ -26,6 +27,9 @@ class Lpips:
     Args:
         alexnet: torchvision's AlexNet, `features.0.weight` and so on; `.safetensors` or a file of tensors.
         linear: the layers that weigh its channels, `lin0.model.1.weight` and so on, likewise.
+
+    Attributes:
+        fingerprint: of the weights of both files.
 
     Raises:
         CheckpointError: a file cannot be read, or a tensor is missing or of another shape.
@@ -43,6 +47,8 @@ class Lpips:
             share = _take(second, f"lin{place}.model.1.weight", (1, channels, 1, 1))
             self._shares.append(share.to(device))
             before = channels
+        flat = [*(each for _, *pair in self._weights for each in pair), *self._shares]
+        self.fingerprint = fingerprint_of({str(number): each.cpu() for number, each in enumerate(flat)})
 
     @torch.inference_mode()
     def distance(self, one: Image.Image, other: Image.Image) -> float:
