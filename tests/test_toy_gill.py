@@ -6,15 +6,18 @@ import re
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from blipdiff_impl.errors import CheckpointError
-from blipdiff_impl.gill.checkpoint import open_gill
+from blipdiff_impl.gill.checkpoint import open_gill, save_gill
 from blipdiff_impl.gill.decoding_settings import DecodingSettings
 from blipdiff_impl.gill.file_names import TOY_FILE
 from blipdiff_impl.gill.interleaving import dialogue_turn, parse_prompt
 from blipdiff_impl.gill.pipeline import load_gill
+from blipdiff_impl.gill.pretraining.task import GILLTask
 from blipdiff_impl.gill.text_encoder import text_encoder_fingerprint
-from blipdiff_impl.toy_gill import corpus, language, samples, tower
+from blipdiff_impl.gill.vision import ClipVision
+from blipdiff_impl.toy_gill import corpus, language, samples, tower, train
 from blipdiff_impl.toy_gill.corpus import HELD_OUT, draw_conversation
 from blipdiff_impl.toy_world.world import BACKGROUND_NAMES, CATEGORIES, captions
 from blipdiff_impl.toybox.training import Clock
@@ -151,12 +154,13 @@ def test_samples_with_things_name_the_picture_that_shows_it(source):
 
 # --- training
 
+SMALL_LANGUAGE = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "ffn_dim": 16,
+                  "max_position_embeddings": 160}  # fmt: skip
+
 
 def test_the_language_model_resumes_to_the_bit(tmp_path, monkeypatch):
     """Killed behind a checkpoint, in the middle of a group of steps."""
-    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
-             "ffn_dim": 16, "max_position_embeddings": 160}  # fmt: skip
-    monkeypatch.setattr(language, "SIZES", small)
+    monkeypatch.setattr(language, "SIZES", SMALL_LANGUAGE)
 
     def run(name, stop=None):
         folder = tmp_path / name
@@ -176,8 +180,6 @@ def test_the_language_model_resumes_to_the_bit(tmp_path, monkeypatch):
             language.train_language(6, batch=4)
         finally:
             monkeypatch.setattr(language, "_loss", loss)
-        from safetensors.torch import load_file
-
         return load_file(folder / "opt" / "model.safetensors")
 
     whole = run("whole")
@@ -185,6 +187,69 @@ def test_the_language_model_resumes_to_the_bit(tmp_path, monkeypatch):
         run("killed", stop=3)
     resumed = run("killed")
     assert whole.keys() == resumed.keys() and all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_the_tower_resumes_to_the_bit(tmp_path, monkeypatch):
+    """Killed behind a checkpoint."""
+    monkeypatch.setattr(Clock, "checkpoint_due", lambda self: True)
+    monkeypatch.setattr(tower, "measure_tower", lambda *models: {})
+
+    def run(name, stop=None):
+        folder, loss, done = tmp_path / name, tower._loss, []
+
+        def counted(*inputs):
+            done.append(1)
+            if stop and len(done) > stop:
+                raise KeyboardInterrupt
+            return loss(*inputs)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(tower, "CHECKPOINT", folder / "tower.pt")
+            patch.setattr(tower, "TOWER", folder / "clip_vision")
+            patch.setattr(tower, "_loss", counted)
+            tower.train_tower(4, batch=3)
+        return load_file(folder / "clip_vision" / "model.safetensors"), len(done)
+
+    whole, steps = run("whole")
+    with pytest.raises(KeyboardInterrupt):
+        run("killed", stop=2)
+    resumed, rest = run("killed")
+    assert (steps, rest) == (4, 2)
+    assert whole.keys() == resumed.keys() and all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_the_second_mapper_is_all_that_its_training_changes(source, tmp_path, monkeypatch):
+    """Two steps beside random learned parts, whose file it goes with; `source` has a small bank."""
+    places = {name: tmp_path / name for name in ("opt", "clip_vision", "text_encoder")}
+    monkeypatch.setattr(language, "LANGUAGE", places["opt"])
+    monkeypatch.setattr(language, "SIZES", SMALL_LANGUAGE)
+    monkeypatch.setattr(samples, "TEXT_ENCODER", places["text_encoder"])
+    language.build_language_model(language.make_tokenizer().size).save_pretrained(places["opt"])
+    tower.copy_of_image_tower().save_pretrained(places["clip_vision"])
+    samples.write_text_encoder()
+    named = zip(("language_model", "vision_model", "text_encoder"), map(str, places.values()), strict=True)
+    monkeypatch.setattr(train, "FOLDER", tmp_path)
+    monkeypatch.setattr(train, "SETTINGS", train.SETTINGS | dict(named) | {
+        "batch_size": 4, "mapper_width": 16, "mapper_layers": 1, "mapper_feed_forward": 24, "precision": "no",
+    })  # fmt: skip
+    gill_file = tmp_path / "gill" / "gill.safetensors"
+    gill_file.parent.mkdir()
+    save_gill(GILLTask(train._settings({})).model.parts, gill_file, torch.float32)
+    path = train.train_look(2)
+
+    before, mapper = load_file(gill_file), "gen_text_hidden_fcs."
+    (stored,) = (tmp_path / "look" / "checkpoints").glob("*2/model.safetensors")
+    after = {name.removeprefix("parts."): value for name, value in load_file(stored).items()}
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and all(name.startswith(mapper) for name in changed)
+
+    seen_by = ClipVision.from_folder(places["clip_vision"], cells=train.VISION_CELLS)
+    found = load_gill(gill_file, places["opt"], tower=seen_by, mapper=path).parts.state_dict()
+    for name, value in load_file(path).items():
+        assert torch.equal(found[f"{mapper}0.{name}"], value.float())
+    assert all(torch.equal(found[name], before[name]) for name in before if not name.startswith(mapper))
+    assert not torch.equal(found[f"{mapper}0.model.weight"], before[f"{mapper}0.model.weight"])
 
 
 def test_the_tower_starts_as_the_built_in_models_own():
