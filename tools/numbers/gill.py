@@ -28,6 +28,7 @@ from tools.numbers.two_subjects import Toybox
 from tools.problems import run_command
 
 REPORTED, TRIAL = 700, 600
+TURNS_CASES = 24  # of the dialogues, those that are also heard in part
 LOOKS = HELD_OUT_SEED + 970_000_000
 GROUP = 36  # pictures that are drawn as one batch
 OWN_REPLY = {"mode": "force picture", "min_words": 32}
@@ -37,11 +38,12 @@ FORCED = {"mode": "force picture"}
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """A prompt and what should be on the picture; the words of a dialogue as one text."""
+    """A prompt and what should be on the picture; the words of a dialogue as one text, and the whole of it."""
 
     prompt: object
     scene: Scene
     text: str = ""
+    talk: Conversation | None = None
 
 
 class Studio:
@@ -55,12 +57,17 @@ class Studio:
     def rng(self, *numbers):
         return np.random.default_rng((self.first, *numbers))
 
-    def asked(self, talk: Conversation, rng, count=None):
+    def asked(self, talk: Conversation, rng, count=None, last=None):
         """The prompt of a conversation up to the question of turn `count`, counted from 1, by GILL Turn or GILL Prompt;
-        what was answered before is what should have been."""
+        what was answered before is what should have been.
+
+        Args:
+            last: how many of these turns are heard; what was said before them is lost.
+        """
         prompt, reply, text = None, "", ""
         pictures = [self.picture(view, rng) for view in talk.views]
-        for turn in talk.turns[: count or len(talk.turns)]:
+        heard = talk.turns[: count or len(talk.turns)]
+        for turn in heard[-last:] if last else heard:
             places = "".join(f"<image{number + 1}> " for number in range(len(turn.pictures)))
             images = {f"image{n + 1}": pictures[view] for n, view in enumerate(turn.pictures)}
             if talk.bare:
@@ -121,8 +128,13 @@ def _cases(studio, count, kinds, wording=TRAINED, salt=1):
         if "text" in kinds and len(talk.turns) < 2:
             continue
         prompt, text = studio.asked(talk, rng)
-        cases.append(Case(prompt, scene, text[: text.rindex("A:") + 2] if "A:" in text else text))
+        cases.append(Case(prompt, scene, _unanswered(text), talk))
     return cases
+
+
+def _unanswered(text):
+    """A dialogue without its last answer."""
+    return text[: text.rindex("A:") + 2] if "A:" in text else text
 
 
 def measure(comfy, count=72, first=REPORTED):
@@ -156,7 +168,28 @@ def _dialogues(studio, count):
         | _both("dialogue_forced", forced)
         | _both("dialogue_text_encoder", studio.shares(plain, [case.scene for case in cases]))
         | _share("dialogue_reply_exact", replies)
+        | _by_turns(studio, cases[:TURNS_CASES], after, plain)
     )
+
+
+def _by_turns(studio, cases, after, plain):
+    """Kind and place by how many of a dialogue's turns are heard: by GILL with its own reply, and by the text encoder.
+
+    Args:
+        after, plain: of the same cases with all turns, what GILL has reached and the text encoder's pictures.
+    """
+    scenes, found = [case.scene for case in cases], {}
+    for last in (1, 2):
+        heard = []
+        for number, case in enumerate(cases):
+            prompt, text = studio.asked(case.talk, studio.rng(11, number), last=last)
+            heard.append(Case(prompt, case.scene, _unanswered(text)))
+        pictures = studio.draw([studio.toybox.words(case.text) for case in heard])
+        found |= _share(f"dialogue_turns_{last}_both", studio.judged(heard, **OWN_REPLY)[0].all(1))
+        found |= _share(f"dialogue_turns_{last}_text_encoder_both", studio.shares(pictures, scenes).all(1))
+    found |= _share("dialogue_turns_all_both", after[: len(cases)].all(1))
+    whole = studio.shares(plain[: len(cases)], scenes)
+    return found | _share("dialogue_turns_all_text_encoder_both", whole.all(1))
 
 
 def _pictures(studio, count):
