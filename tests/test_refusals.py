@@ -10,6 +10,9 @@ pytest_plugins = ["hostile_prompts"]
 REFUSED = [
     ("SubjectModelLoader", {"model_name": "gone.safetensors"}, (), "model_name", "no checkpoint 'gone.safetensors'"),
     ("SubjectLoad", {"subject_name": "gone"}, (), "subject_name", "no saved subject 'gone'"),
+    ("GILLLoader", {"checkpoint": "gone.safetensors"}, (), "checkpoint", "no GILL model 'gone.safetensors'"),
+    ("GILLLoader", {"language_model": "gone"}, (), "language_model", "no language model 'gone'"),
+    ("MSDiffusionLoader", {"adapter_name": "gone.bin"}, (), "adapter_name", "no MS-Diffusion adapter 'gone.bin'"),
     ("SubjectEncoder", {"category": " "}, (), "category", "The category is empty"),
     ("SubjectMatte", {"category": "dog"}, (), "segmenter", "no CLIPSeg model"),
     ("SubjectInvert", {"source_category": "..."}, (), "source_category", "The category is empty"),
@@ -78,6 +81,21 @@ def test_not_refused_at_validation(executor, prompt_of, name, typed, connected):
     prompt = prompt_of(name, typed, connected)
     valid, error, *_ = asyncio.run(executor.validate("checked", prompt, None))
     assert valid, error
+
+
+@pytest.mark.parametrize(
+    "name, chosen",
+    [
+        ("SubjectModelLoader", ("model_name", "base_model")),
+        ("GILLLoader", ("checkpoint", "language_model")),
+        ("MSDiffusionLoader", ("adapter_name",)),
+    ],
+)
+def test_a_choice_that_comes_through_a_link_is_not_refused(executor, graph, name, chosen):
+    import asyncio
+
+    valid, error, _, node_errors = asyncio.run(executor.validate("checked", graph(name, linked=chosen), None))
+    assert valid, (error, node_errors)
 
 
 def test_an_error_has_no_module_before_its_class(executor, prompt_of):

@@ -12,6 +12,7 @@ from ..host.gill.model_folder import (
     language_model_names,
     language_model_path,
 )
+from ..host.refusals import first_refusal, typed
 from ..host.schema import supported
 from ..host.weights import WEIGHT_DTYPES
 from ..sockets import GILL_CATEGORY, GILLModelSocket
@@ -73,13 +74,12 @@ class GILLLoader(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, checkpoint: str = TOY, language_model: str = OWN) -> bool | str:
-        try:
-            checkpoint_path(str(checkpoint))
-            language_model_path(str(language_model))
-        except ValueError as error:
-            return str(error)
-        return True
+    def validate_inputs(cls, checkpoint=TOY, language_model=OWN) -> bool | str:
+        learned, language = typed(checkpoint), typed(language_model)
+        return first_refusal(
+            ("checkpoint", lambda: learned is None or checkpoint_path(learned)),
+            ("language_model", lambda: language is None or language_model_path(language)),
+        )
 
     @classmethod
     def execute(cls, checkpoint=TOY, language_model=OWN, dtype="default", clip_vision=None) -> io.NodeOutput:

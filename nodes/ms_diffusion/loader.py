@@ -6,6 +6,7 @@ from comfy_api.latest import io
 
 from ..host.folders import TOYBOX
 from ..host.ms_diffusion.adapter_folder import adapter_names, adapter_path
+from ..host.refusals import first_refusal, typed
 from ..host.schema import supported
 from ..sockets import MS_CATEGORY, MSAdapterSocket
 
@@ -37,12 +38,9 @@ class MSDiffusionLoader(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, adapter_name: str = TOYBOX) -> bool | str:
-        try:
-            adapter_path(str(adapter_name))
-        except ValueError as error:
-            return str(error)
-        return True
+    def validate_inputs(cls, adapter_name=TOYBOX) -> bool | str:
+        name = typed(adapter_name)
+        return first_refusal(("adapter_name", lambda: name is None or adapter_path(name)))
 
     @classmethod
     def execute(cls, adapter_name: str = TOYBOX) -> io.NodeOutput:
