@@ -5,7 +5,8 @@ decides its markers, so that `make test-fast` leaves out what is slow to start w
 """
 
 import signal
-from types import CodeType, FunctionType
+import uuid
+from types import CodeType, FunctionType, SimpleNamespace
 
 import pytest
 import torch
@@ -99,6 +100,21 @@ def load_tiny(comfy, tmp_path_factory):
         return comfy.module("nodes.host.blip_diffusion.loader").load_model(source, "fp32")
 
     return load
+
+
+@pytest.fixture
+def on_node(comfy, monkeypatch):
+    """The texts that the host is asked to show on the node that runs, in order: the test is one run of one node."""
+    import server
+    from comfy_execution.utils import CurrentNodeContext
+
+    texts = []
+    listener = SimpleNamespace(
+        client_id=None, send_sync=lambda *_: None, send_progress_text=lambda text, node_id: texts.append(text)
+    )
+    monkeypatch.setattr(server.PromptServer, "instance", listener, raising=False)
+    with CurrentNodeContext(str(uuid.uuid4()), "1"):
+        yield texts
 
 
 @pytest.fixture(scope="module")

@@ -429,3 +429,10 @@ def test_originals_of_other_sizes(prepare, sample, subject, comfy, loaded, subje
             wrong = torch.rand(size)
             with pytest.raises(subject_error, match=said):
                 run(model, samples, loaded.vae, wrong)
+
+
+def test_markers_that_pass_as_words_are_pointed_out(prepare, on_node):
+    prepare(prompt="[subjekt] on a sofa", target_prompt="a {subject} in the snow")
+    assert len(on_node) == 1 and on_node[0].startswith("[subjekt], {subject} in the prompt is read as words.")
+    prepare(prompt="[Subject] on a sofa", target_prompt="a subject of the king")
+    assert len(on_node) == 1

@@ -208,3 +208,8 @@ def test_a_cancel_leaves_the_host_usable(invert, clean, loaded, inverted):
         invert(clean, model=model)
     assert len(evaluations) == 5
     assert torch.equal(invert(clean)["samples"], inverted["samples"])
+
+
+def test_a_marker_that_passes_as_words_is_pointed_out(invert, clean, on_node):
+    invert(clean, prompt="{subject} in the snow", steps=1)
+    assert len(on_node) == 1 and on_node[0].startswith("{subject} in the prompt is read as words.")

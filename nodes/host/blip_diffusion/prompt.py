@@ -60,9 +60,18 @@ def encode_subject_prompt(
 
 def point_out_lookalikes(prompt: str) -> None:
     """Tell of `[subjekt]` or `{subject}`, and of a lonely word `subject`: the front end makes that of `{subject}`."""
-    alike = lookalikes(prompt, ["subject"])
-    if not alike and SUBJECT_MARKER not in tidied(prompt):
-        alike = re.findall(r"\bsubject\b", prompt, re.IGNORECASE)[:1]
+    if not point_out_brackets(prompt) and SUBJECT_MARKER not in tidied(prompt):
+        _tell_of_words(re.findall(r"\bsubject\b", prompt, re.IGNORECASE)[:1])
+
+
+def point_out_brackets(*prompts: str) -> bool:
+    """Tell of `[subjekt]` or `{subject}`, as somebody writes it who means the marker; whether there was one."""
+    alike = [part for prompt in prompts for part in lookalikes(prompt, ["subject"])]
+    _tell_of_words(list(dict.fromkeys(alike)))
+    return bool(alike)
+
+
+def _tell_of_words(alike: list[str]) -> None:
     if alike:
         tell(
             f"{first_few(alike)} in the prompt is read as words. The subject's place is written {SUBJECT_MARKER}; "

@@ -16,6 +16,7 @@ from .....blipdiff_impl.prompts.words import compose_edit
 from ...attention import attention_blocks
 from ...conditioning_tags import require_prompt_width
 from ...prompt_rows import require_stable_diffusion
+from ..prompt import point_out_brackets
 from .latents import require_latent
 from .trajectory import INVERSION_KEY, Trajectory
 
@@ -61,6 +62,7 @@ def invert_latent(
             "generated needs no inversion."
         )
     text = compose_edit(source_category, source_category, prompt, with_subject=False).source
+    point_out_brackets(prompt)
     positive = clip.encode_from_tokens_scheduled(clip.tokenize(text))
     require_prompt_width(model, positive)
     sampling = model.get_model_object("model_sampling")

@@ -13,6 +13,7 @@ from .....blipdiff_impl.prompts.words import compose_edit
 from ...attention import attention_blocks
 from ...conditioning_tags import require_prompt_width
 from ...notices import tell
+from ..prompt import point_out_brackets
 from .latents import require_latent
 from .options import EditSettings, EditWords
 from .prompts import encode_edit
@@ -49,6 +50,7 @@ def prepare_edit(
     if not category.strip() and subject is not None:
         category = subject.category
     texts = compose_edit(words.source_category, category, words.prompt, words.target_prompt, subject is not None)
+    point_out_brackets(words.prompt, words.target_prompt)
     positive, negatives = encode_edit(clip, subject, texts, words.negative, words.blend_words, words.reweight)
     require_prompt_width(model, positive)
     trajectory = latent.get(INVERSION_KEY)
