@@ -13,6 +13,13 @@ REFUSED = [
     ("GILLLoader", {"checkpoint": "gone.safetensors"}, (), "checkpoint", "no GILL model 'gone.safetensors'"),
     ("GILLLoader", {"language_model": "gone"}, (), "language_model", "no language model 'gone'"),
     ("MSDiffusionLoader", {"adapter_name": "gone.bin"}, (), "adapter_name", "no MS-Diffusion adapter 'gone.bin'"),
+    ("MSDiffusionSubject", {"phrase": " "}, (), "phrase", "phrase of a subject is empty"),
+    ("GILLPrompt", {"text": "<image1> or <image2>"}, (), "text", "no picture is connected to image2 (connected: image1)"),
+    ("GILLTurn", {"text": "is <image3> a cat?"}, (), "text", "no picture is connected to image3"),
+    ("SubjectSave", {"filename_prefix": "pets/a:b"}, (), "filename_prefix", "it holds :"),
+    ("SubjectSave", {"filename_prefix": "../mine"}, (), "filename_prefix", "begins with a dot"),
+    ("SubjectAttentionMaps", {"tokens": "chosen words", "words": " , "}, (), "words", "No words are chosen"),
+    ("SubjectAttentionMaps", {"tokens": "each letter"}, (), "tokens", "tokens = 'each letter' is unknown"),
     ("SubjectEncoder", {"category": " "}, (), "category", "The category is empty"),
     ("SubjectMatte", {"category": "dog"}, (), "segmenter", "no CLIPSeg model"),
     ("SubjectInvert", {"source_category": "..."}, (), "source_category", "The category is empty"),
@@ -32,6 +39,11 @@ REFUSED = [
 ]  # fmt: skip
 # What must not be refused: it is known only when it runs, or right.
 ACCEPTED = [
+    ("MSDiffusionSubject", {"phrase": " teddy  bear"}, ()),
+    ("GILLPrompt", {"text": "<image1> at night"}, ()),
+    ("SubjectSave", {"filename_prefix": "pets/%year% my dog"}, ()),
+    ("SubjectAttentionMaps", {"tokens": "chosen words", "words": "beach"}, ()),
+    ("SubjectAttentionMaps", {"tokens": "subject", "words": ""}, ()),
     ("SubjectPromptInfix", {"prompt": ""}, ()),
     ("SubjectPromptInfix", {"prompt": "a [Subject ] {dog"}, ()),
     ("SubjectScene", {"prompt": "a {dog} and a {b}"}, ("subject_b",)),

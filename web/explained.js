@@ -31,7 +31,7 @@ function clear() {
 function refusals(errors) {
   const kept = [];
   for (const error of errors) {
-    const [, input, name, sentence] = error.details?.match(/^(\w+) - (\w+): ([^]*)$/) ?? [];
+    const [, input, name, sentence] = error.details?.match(/^([\w.]+) - (\w+): ([^]*)$/) ?? [];
     if (error.type !== "custom_validation_failed" || !sentence) kept.push([error, null]);
     else if (input === name) kept.push([{ ...error, details: sentence }, sentence]);
   }

@@ -75,9 +75,7 @@ class PromptColumns:
         return words
 
     def _chosen(self, words: str) -> Named:
-        wanted = list(dict.fromkeys(tidied(words).lower().replace(SUBJECT_MARKER, "subject").replace(",", " ").split()))
-        if not wanted:
-            raise SubjectError(f"No words are chosen. Write some of: {self._listed()}.")
+        wanted = chosen_words(words, self._listed())
         known = {**dict(self._named_subjects()), **dict(self.words)}
         if missing := [word for word in wanted if word not in known]:
             raise SubjectError(f"The prompt has no {first_few(map(repr, missing))}. Its words are: {self._listed()}.")
@@ -91,6 +89,21 @@ class PromptColumns:
 
     def _listed(self) -> str:
         return first_few(name for name, _ in (*self._named_subjects(), *self.words))
+
+
+def chosen_words(words: str, known: str = "the prompt's words, separated by commas") -> list[str]:
+    """Words in small letters, each once, of a text in which they are separated by commas or spaces.
+
+    Args:
+        known: what can be chosen, for the message.
+
+    Raises:
+        SubjectError: there are none.
+    """
+    chosen = list(dict.fromkeys(tidied(words).lower().replace(SUBJECT_MARKER, "subject").replace(",", " ").split()))
+    if not chosen:
+        raise SubjectError(f"No words are chosen. Write some of: {known}.")
+    return chosen
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -59,14 +59,8 @@ def parse_prompt(text: str, pictures: Mapping[int, Tensor]) -> Prompt:
     for number, picture in pictures.items():
         _require_picture(number, picture)
     pieces = split_places(text.strip())
-    places = [piece for piece in pieces if isinstance(piece, int)]
-    if missing := sorted({number for number in places if number not in pictures}):
-        there = first_few(f"image{number}" for number in sorted(pictures)) or "none"
-        raise SubjectError(
-            f"The prompt has <image{missing[0]}>, but no picture is connected to image{missing[0]} (connected: "
-            f"{there}). Connect one, or take the place out of the text."
-        )
-    if unused := sorted(set(pictures) - set(places)):
+    check_places(pieces, pictures)
+    if unused := sorted(set(pictures) - set(pieces)):
         raise SubjectError(
             f"The picture image{unused[0]} has no place in the text {excerpt(text.strip(), 60)}. Write "
             f"<image{unused[0]}> where the model should see it."
@@ -78,10 +72,27 @@ def parse_prompt(text: str, pictures: Mapping[int, Tensor]) -> Prompt:
             continue
         words = any(isinstance(item, str) and item for item in items)
         items.append(piece.rstrip() if words else piece.strip())
-    prompt = Prompt(tuple(items))
-    if not prompt.items:
+    return Prompt(tuple(items))
+
+
+def check_places(pieces: Sequence[str | int], pictures: Collection[int]) -> None:
+    """Whether the text can be read with these pictures.
+
+    Args:
+        pieces: from `split_places`.
+        pictures: the numbers of those that are connected.
+
+    Raises:
+        SubjectError: a place without a picture, or neither words nor pictures.
+    """
+    if missing := sorted({piece for piece in pieces if isinstance(piece, int) and piece not in pictures}):
+        there = first_few(f"image{number}" for number in sorted(pictures)) or "none"
+        raise SubjectError(
+            f"The prompt has <image{missing[0]}>, but no picture is connected to image{missing[0]} (connected: "
+            f"{there}). Connect one, or take the place out of the text."
+        )
+    if not pictures and not "".join(map(str, pieces)).strip():
         raise SubjectError("The prompt is empty. Write something, or connect a picture and write <image1>.")
-    return prompt
 
 
 def split_places(text: str) -> list[str | int]:

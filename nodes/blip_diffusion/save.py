@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io, ui
 
-from ..host.blip_diffusion.subject_folders import subject_names, subject_path
+from ..host.blip_diffusion.subject_folders import checked_name, subject_names, subject_path
 from ..host.refusals import first_refusal, typed
 from ..host.schema import supported
 from ..sockets import CATEGORY, SubjectSocket
@@ -66,6 +66,11 @@ class SubjectSave(io.ComfyNode):
             is_output_node=True,
             **supported(io.Schema, search_aliases=["embedding", "textual inversion", "save subject", "save lora"]),
         )
+
+    @classmethod
+    def validate_inputs(cls, filename_prefix="") -> bool | str:
+        name = typed(filename_prefix)
+        return first_refusal(("filename_prefix", lambda: name is None or checked_name(name)))
 
     @classmethod
     def execute(cls, subject, filename_prefix, model=None, full_tune=_WHOLE, rank=64, image=None) -> io.NodeOutput:

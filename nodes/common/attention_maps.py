@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..host.attention_maps import LAYER_CHOICES, TOKEN_CHOICES, record_maps, view_maps
+from ..host.attention_maps import LAYER_CHOICES, TOKEN_CHOICES, record_maps, view_maps, words_refusal
 from ..host.schema import supported
 from ..sockets import CATEGORY
 
@@ -66,6 +66,10 @@ class SubjectAttentionMaps(io.ComfyNode):
             ],
             **supported(io.Schema, search_aliases=["blip diffusion", "attention map", "heatmap", "cross attention"]),
         )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(cls, tokens=None, words="") -> bool | str:
+        return words_refusal(tokens, words)
 
     @classmethod
     def execute(cls, model, conditioning, tokens, words, layers, start, end, block="") -> io.NodeOutput:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..host.gill.prompt import PICTURE_NAMES, make_prompt, make_turn
+from ..host.gill.prompt import PICTURE_NAMES, make_prompt, make_turn, text_refusal
 from ..host.schema import supported
 from ..sockets import GILL_CATEGORY, GILLPromptSocket
 
@@ -48,6 +48,11 @@ class GILLPrompt(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, text="", images=None, **_) -> bool | str:
+        """The host hands growing inputs on only to a function that takes inputs of any name."""
+        return text_refusal(text, images)
+
+    @classmethod
     def execute(cls, text, images=None) -> io.NodeOutput:
         return io.NodeOutput(make_prompt(text, images))
 
@@ -88,6 +93,11 @@ class GILLTurn(io.ComfyNode):
             ],
             **supported(io.Schema, search_aliases=["gill", "chat", "dialogue", "conversation", "turn", "question"]),
         )
+
+    @classmethod
+    def validate_inputs(cls, text="", images=None, **_) -> bool | str:
+        """As in GILL Prompt."""
+        return text_refusal(text, images)
 
     @classmethod
     def execute(cls, text, previous=None, reply="", images=None) -> io.NodeOutput:

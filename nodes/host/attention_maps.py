@@ -11,6 +11,7 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...blipdiff_impl.attention.maps import (
+    CHOSEN_WORDS,
     LAYER_CHOICES,
     TOKEN_CHOICES,
     MapRecord,
@@ -18,6 +19,7 @@ from ...blipdiff_impl.attention.maps import (
     PromptColumns,
     check_range,
     choose_blocks,
+    chosen_words,
     in_range,
     stretched,
 )
@@ -25,17 +27,28 @@ from ...blipdiff_impl.attention.overlay import overlay
 from ...blipdiff_impl.errors import SubjectError
 from ...blipdiff_impl.pictures.contact_sheet import group_sheet
 from ...blipdiff_impl.pictures.preprocess import as_rgb
+from ...blipdiff_impl.settings import require_one_of
 from ...blipdiff_impl.stable_diffusion.config import VAE_FACTOR
 from .attention import CROSS, AttentionCall, Block, attention_blocks, control_attention
 from .conditioning_tags import TagFinder, require_prompt_width
+from .refusals import first_refusal, typed
 from .regions import RegionBiases
 from .run_clock import RunClock, clock_of
 from .run_records import RECORDS, run_to_the_end
 from .token_columns import COLUMNS_KEY
 
-__all__ = ["LAYER_CHOICES", "TOKEN_CHOICES", "record_maps", "view_maps"]
+__all__ = ["LAYER_CHOICES", "TOKEN_CHOICES", "record_maps", "view_maps", "words_refusal"]
 
 MAPS_KEY = "blipdiffusion_attention_maps"
+
+
+def words_refusal(tokens, words) -> bool | str:
+    """An unknown choice, and chosen words of which there are none; of both inputs what came in."""
+    text = typed(words)
+    return first_refusal(
+        ("tokens", lambda: tokens is None or require_one_of("tokens", tokens, TOKEN_CHOICES)),
+        ("words", lambda: tokens == CHOSEN_WORDS and text is not None and chosen_words(text)),
+    )
 
 
 def record_maps(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..host.ms_diffusion.subject import add_subject, chosen_box, phrase_refusal
 from ..host.schema import supported
 from ..sockets import MS_CATEGORY, MSSubjectsSocket
 
@@ -82,12 +83,14 @@ class MSDiffusionSubject(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    def validate_inputs(cls, phrase="") -> bool | str:
+        return phrase_refusal(phrase)
+
+    @classmethod
     def execute(
         cls, image, phrase, x1, y1, x2, y2, strength, mask=None, box=None, box_mask=None, box_number=1,
         canvas_width=1024, canvas_height=1024, previous=None,
     ) -> io.NodeOutput:  # fmt: skip
-        from ..host.ms_diffusion.subject import add_subject, chosen_box
-
         canvas = (canvas_width, canvas_height)
         place = chosen_box((x1, y1, x2, y2), box, box_number, canvas, box_mask)
         return io.NodeOutput(add_subject(image, phrase, place, strength, canvas, mask, previous))

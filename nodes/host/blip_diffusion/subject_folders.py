@@ -76,6 +76,20 @@ def new_paths(prefix: str) -> Iterator[Path]:
     Raises:
         SubjectError: the name is empty, too long, holds forbidden characters, or leads out of the folder.
     """
+    name = checked_name(prefix)
+    sweep(Path(_saved()), "**/")
+    return _counted(name, *_next_of(name))
+
+
+def checked_name(prefix: str) -> str:
+    """The name that a subject's file begins with, with folders before it.
+
+    Args:
+        prefix: as in `new_paths`.
+
+    Raises:
+        SubjectError: the name is empty, too long, or holds forbidden characters.
+    """
     # A prompt's `embedding:name` ends at a space.
     parts = re.split(r"[/\\]", "_".join(prefix.split()).removesuffix(_SUFFIX))
     if fault := next(filter(None, map(_fault, parts)), None):
@@ -84,8 +98,7 @@ def new_paths(prefix: str) -> Iterator[Path]:
             f"at most {_LONGEST} letters ({_LONGEST_BYTES} bytes; an emoji takes four or more), no dot in front, "
             'nothing that cannot be seen, and none of < > : " | ? * [ ] ( ) or a comma.'
         )
-    sweep(Path(_saved()), "**/")
-    return _counted("/".join(parts), *_next_of("/".join(parts)))
+    return "/".join(parts)
 
 
 def _counted(name: str, folder: str, stem: str, counter: int) -> Iterator[Path]:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from ....blipdiff_impl.gill.interleaving import Prompt, dialogue_turn, parse_prompt
+from ....blipdiff_impl.gill.interleaving import Prompt, check_places, dialogue_turn, parse_prompt, split_places
+from ..refusals import first_refusal, typed
 
 PICTURE_NAMES = tuple(f"image{number}" for number in range(1, 17))
 
@@ -19,6 +20,19 @@ def make_prompt(text: str, pictures: Mapping[str, Tensor] | None) -> Prompt:
 def make_turn(text: str, pictures: Mapping[str, Tensor] | None, previous: Prompt | None, reply: str) -> Prompt:
     """A dialogue with one more question; see `dialogue_turn`."""
     return dialogue_turn(previous, reply, text, _numbered(pictures))
+
+
+def text_refusal(text, pictures) -> bool | str:
+    """A text that is typed and empty, or has a place without a picture.
+
+    Args:
+        pictures: the growing inputs as they come in, with a name for each link; no table where the host gives none.
+    """
+    words = typed(text)
+    if words is None or not isinstance(pictures, Mapping):
+        return True
+    numbers = [PICTURE_NAMES.index(name) + 1 for name in pictures if name in PICTURE_NAMES]
+    return first_refusal(("text", lambda: check_places(split_places(words), numbers)))
 
 
 def _numbered(pictures: Mapping[str, Tensor] | None) -> dict[int, Tensor]:

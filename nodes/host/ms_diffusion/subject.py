@@ -9,6 +9,13 @@ from ....blipdiff_impl.errors import SubjectError
 from ....blipdiff_impl.ms_diffusion.phrases import checked_phrase
 from ....blipdiff_impl.ms_diffusion.references import cut_out
 from ....blipdiff_impl.ms_diffusion.subjects import PlacedSubject, PlacedSubjects
+from ..refusals import first_refusal, typed
+
+
+def phrase_refusal(phrase) -> bool | str:
+    """A phrase that is typed and cannot name a subject."""
+    text = typed(phrase)
+    return first_refusal(("phrase", lambda: text is None or checked_phrase(text)))
 
 
 def add_subject(
