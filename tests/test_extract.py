@@ -32,6 +32,20 @@ def models(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def far(models, tmp_path_factory):
+    """A whole model whose weights are many times the stock ones, of either sign: rounded differences miss it."""
+    path = tmp_path_factory.mktemp("far") / "far.safetensors"
+    parts = write_tiny_checkpoint(path, seed=81)
+    generator = torch.Generator().manual_seed(2)
+    for part in PARTS:
+        for name, weight in parts[part].items():
+            parts[part][name] = weight * 8 * torch.randn(weight.shape, generator=generator)
+    path.unlink()
+    write_single_file(path, parts, CONFIG, PIECES)
+    return path
+
+
+@pytest.fixture(scope="module")
 def load(comfy):
     def run(path):
         source = comfy.module("nodes.host.blip_diffusion.sources").Source(str(path))
@@ -73,6 +87,28 @@ def test_the_whole_difference_makes_the_base_the_model(comfy, load, models, tmp_
         assert [key for key in ours if not torch.equal(ours[key], theirs[key])] == []
 
 
+def test_where_one_difference_cannot_lead_to_the_model_its_misses_are_counted(
+    comfy, load, models, far, tmp_path, capsys
+):
+    stock, _, whole = models
+    out = tmp_path / "full.safetensors"
+    assert main(["extract", str(far), str(out), "--base", str(stock), "--full"]) == 0
+    printed = int(re.search(r"off by a rounding: (\d+)", capsys.readouterr().out)[1])
+    base, expected = load(whole), load(far)
+    model, clip = applied(comfy, base, out)
+    missed = 0
+    for found, wanted, start, prefix in (
+        (model, expected.model, base.model, "diffusion_model."),
+        (clip.patcher, expected.clip.patcher, base.clip.patcher, "clip_l.transformer.text_model."),
+    ):
+        ours, theirs, before = (effective(each, prefix) for each in (found, wanted, start))
+        for key, weight in theirs.items():
+            missed += int((ours[key] != weight).sum())
+            size = torch.maximum(weight.abs(), before[key].abs())
+            assert ((ours[key] - weight).abs() <= torch.finfo(torch.float32).eps * size).all()
+    assert printed == missed > 0
+
+
 def test_the_loras_error_is_as_printed(comfy, load, models, tmp_path, capsys):
     stock, trained, whole = models
     kept = []
@@ -109,9 +145,11 @@ def transplanted(comfy, host, learned, base, **changes):
         return comfy.node("SubjectTransplant").execute(**inputs | changes).result
 
 
-def test_a_transplant_makes_the_base_the_model(comfy, loaded):
+@pytest.mark.parametrize("learned", ["near", "far"])
+def test_a_transplant_makes_the_base_the_model(comfy, loaded, load, far, learned):
     """Bit for bit, and nothing of what went in has changed."""
     base, trained = loaded
+    trained = load(far) if learned == "far" else trained
     before = effective(base.model, "diffusion_model.")
     model, clip = transplanted(comfy, base, trained, base)
     for found, wanted, prefix in (

@@ -14,7 +14,7 @@ REFUSED = [
     ("GILLLoader", {"language_model": "gone"}, (), "language_model", "no language model 'gone'"),
     ("MSDiffusionLoader", {"adapter_name": "gone.bin"}, (), "adapter_name", "no MS-Diffusion adapter 'gone.bin'"),
     ("MSDiffusionSubject", {"phrase": " "}, (), "phrase", "phrase of a subject is empty"),
-    ("GILLPrompt", {"text": "<image1> or <image2>"}, (), "text", "no picture is connected to image2 (connected: image1)"),
+    ("GILLPrompt", {"text": "<image1> or <image2>"}, (), "text", "to image2 (connected: image1)"),
     ("GILLTurn", {"text": "is <image3> a cat?"}, (), "text", "no picture is connected to image3"),
     ("SubjectSave", {"filename_prefix": "pets/a:b"}, (), "filename_prefix", "it holds :"),
     ("SubjectSave", {"filename_prefix": "../mine"}, (), "filename_prefix", "begins with a dot"),

@@ -12,6 +12,20 @@ _WHOLE = {"weight": "diff", "bias": "diff_b"}
 _HALF_LOSS = 1e-3  # more than rounding to 16 bit costs a number of normal size (2^-11)
 
 
+def exact_changes(weight: Tensor, old: Tensor) -> tuple[Tensor, Tensor]:
+    """Two changes that, added to `old` in float32 one after the other, give `weight` bit for bit.
+
+    The first is the difference, rounded. Where the two weights are within a factor of two of each other it is exact
+    (Sterbenz 1974); elsewhere there may be no single float32 number that leads to `weight`, and the second is what
+    then is missing.
+
+    Args:
+        weight, old: float32, of one shape.
+    """
+    change = weight - old
+    return change, weight - (old + change)
+
+
 def store_change(name: str, change: Tensor, rank: int | None = None) -> dict[str, Tensor]:
     """Tensors for the file.
 

@@ -8,13 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from ...errors import CheckpointError
 from ...training.lora import decompose
 from ...weights.writing import write_tensors
-from ..stored_weights import store_factors
+from ..stored_weights import exact_changes, store_factors
 from ..subject_file import weight_name
 from .checkpoint import Checkpoint
 from .opening import open_checkpoint
@@ -22,7 +21,6 @@ from .opening import open_checkpoint
 PARTS = ("unet", "text_encoder")
 _WHOLE = {"weight": "diff", "bias": "diff_b"}
 _LAYERS = "text_model.encoder.layers."
-_NUDGES = 4
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,8 @@ class Extracted:
 
     Attributes:
         kept: for each part, the share of the change's energy (sum of squares) that the file holds, 0..1.
-        inexact: numbers that, added to the base in float32, miss the model's by a rounding; of a whole difference.
+        inexact: of a whole difference, the numbers that, added to the base in float32, miss the model's by a rounding:
+            the file has room for one difference of a weight, and none leads there (see `exact_changes`).
     """
 
     kept: dict[str, float]
@@ -65,13 +64,12 @@ def extract(
         before, energy, missed = stock.part(part), 0.0, 0.0
         for name, weight in model.part(part).items():
             weight, old = weight.float(), before[name].float()
-            change = weight - old
+            change, missing = exact_changes(weight, old)
             if not change.any():
                 continue
             energy += float(change.double().square().sum())
             if rank is None:
-                change, wrong = _exact(weight, old, change)
-                inexact += wrong
+                inexact += int(missing.count_nonzero())
                 tensors[_whole_name(part, name)] = change
                 continue
             stored, lost = _low_rank(part, name, change, rank)
@@ -96,16 +94,6 @@ def _require_part(stock: Checkpoint, part: str, model: Checkpoint) -> None:
             f"The {part.replace('_', ' ')} of {stock.path} is of another size than that of {model.path}. Give the "
             "model that it was trained from."
         )
-
-
-def _exact(weight: Tensor, old: Tensor, change: Tensor) -> tuple[Tensor, int]:
-    """The change that leads from `old` to `weight` in float32, and how many numbers no change leads to exactly."""
-    for _ in range(_NUDGES):
-        reached = old + change
-        if torch.equal(reached, weight):
-            return change, 0
-        change = change + (weight - reached)
-    return change, int((old + change != weight).sum())
 
 
 def _low_rank(part: str, name: str, change: Tensor, rank: int) -> tuple[dict[str, Tensor], float]:

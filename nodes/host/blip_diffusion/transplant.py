@@ -1,16 +1,19 @@
 """What one model learned beyond another, as patches on a third: the ability moves to anyone's checkpoint.
 
-A patch is the difference of two weights. It stacks with LoRAs and is taken off again, as every patch of the host is.
+A patch is the difference of two weights; a second one is what rounding leaves over, where it does. They stack with LoRAs
+and are taken off again, as every patch of the host is.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from ....blipdiff_impl.blip_diffusion.stored_weights import exact_changes
 from ....blipdiff_impl.errors import SubjectError
 from ..prompt_rows import require_stable_diffusion
 from ..session import Progress
@@ -58,23 +61,30 @@ def _add(
             f"These {kind}s are not of one size (numbers in their weights: {counts}). All three must be of Stable "
             "Diffusion 1.5."
         )
-    progress, patches = Progress(len(shapes[0])), {}
-    for key, change in _differences(learned, base, prefix):
-        progress.report(len(patches), len(shapes[0]))
-        patches[key] = ("diff", (change,))
+    progress, patches = Progress(len(shapes[0])), defaultdict(dict)
+    for done, (key, changes) in enumerate(_differences(learned, base, prefix)):
+        progress.report(done, len(shapes[0]))
+        for turn, change in enumerate(changes):
+            if change.any():
+                patches[turn][key] = ("diff", (_compact(change),))
     progress.report(len(shapes[0]), len(shapes[0]))
-    target.add_patches({key: patch for key, patch in patches.items() if patch[1][0].any()}, strength)
+    for turn in sorted(patches):  # a weight keeps its patches in the order in which they were added
+        target.add_patches(patches[turn], strength)
 
 
-def _differences(learned: ModelPatcher, base: ModelPatcher, prefix: str) -> Iterator[tuple[str, Tensor]]:
-    """Key and difference of each weight; in 16 bit where that is exact, as it often is for models stored in 16 bit."""
+def _differences(learned: ModelPatcher, base: ModelPatcher, prefix: str) -> Iterator[tuple[str, tuple[Tensor, Tensor]]]:
+    """Key of each weight, and the changes that lead from one to the other, one after the other."""
     before = effective_weights(base, prefix, torch.device("cpu"))
     after = effective_weights(learned, prefix, torch.device("cpu"))
     for (name, new), (other, old) in zip(after, before, strict=True):
         assert name == other
-        change = new - old
-        half = change.half()
-        yield prefix + name, half if torch.equal(half.float(), change) else change
+        yield prefix + name, exact_changes(new, old)
+
+
+def _compact(change: Tensor) -> Tensor:
+    """In 16 bit where that is exact, as it often is for models stored in 16 bit."""
+    halves = (change.to(dtype) for dtype in (torch.float16, torch.bfloat16))
+    return next((half for half in halves if torch.equal(half.float(), change)), change)
 
 
 def _shapes(patcher: ModelPatcher, prefix: str) -> dict[str, torch.Size]:
