@@ -1,7 +1,7 @@
 """What one model learned beyond another, as patches on a third: the ability moves to anyone's checkpoint.
 
-A patch is the difference of two weights; a second one is what rounding leaves over, where it does. They stack with LoRAs
-and are taken off again, as every patch of the host is.
+A patch is the difference of two weights; a second one is what rounding leaves over, where it does. They stack with
+LoRAs and are taken off again, as every patch of the host is.
 """
 
 from __future__ import annotations
