@@ -413,6 +413,19 @@ def test_the_curve_shows_losses_and_why_it_ended():
     assert not torch.equal(some, empty)
 
 
+@pytest.mark.parametrize("ended_by", ["the last word", "word " * 25 + "end"])
+def test_the_last_words_of_the_note_are_on_the_picture(ended_by):
+    """Each word that is added shows, and nothing of the note is in the curve's way or over the edge."""
+    black, losses = Image.new("RGB", (64, 64)), [0.5, 0.2, 0.1]
+    notes = ("Stopped at step 117 of 120: the loss was not a number. The weights are those of step", ended_by)
+    shorter, whole = (np.asarray(beside_curve(black, losses, note))[:, 480:] for note in (notes[0], " ".join(notes)))
+    red = [(part[..., 0] > 150) & (part[..., 1] < 140) & (part[..., 2] < 140) for part in (shorter, whole)]
+    assert red[1].sum() > red[0].sum() + 60
+    assert not red[1][:, -20:].any()
+    first_axis = np.flatnonzero((whole == [0x5A, 0x5A, 0x66]).all(-1).sum(1) > 0)[0]
+    assert np.flatnonzero(red[1].any(1))[-1] < first_axis
+
+
 def test_a_picture_stands_beside_the_curve():
     both = beside_curve(Image.new("RGB", (64, 64), "#ff0000"), [0.5, 0.2, 0.1])
     pixels = np.asarray(both)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -18,7 +20,7 @@ def draw_curve(losses: list[float], note: str = "") -> Tensor:
     """An IMAGE `[1, 320, 640, 3]` in 0..1: a point per step, and the mean of the last ten as a line.
 
     Args:
-        note: a sentence across the top, for a run that ended early.
+        note: a sentence above the axes, for a run that ended early.
     """
     return as_tensor(_drawn(losses, note, WIDTH, HEIGHT, _LETTERS))[None]
 
@@ -35,14 +37,15 @@ def _drawn(losses: list[float], note: str, width: int, height: int, letters: int
     picture = Image.new("RGB", (width, height), _GROUND)
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(letters)
     left, top, right, bottom = letters, int(3.2 * letters), width - letters, height - int(1.8 * letters)
-    draw.line([(left, top), (left, bottom), (right, bottom)], fill=_AXIS)
     title = f"loss {_means(losses)[-1]:.4f}" if losses else "no loss"
     draw.text((left, letters // 3), title, fill=_TEXT, font=font)
     if note:
-        small = ImageFont.load_default(max(12, letters // 2))
-        while draw.textlength(note, small) > right - left:
-            note = note[:-1]
-        draw.text((left, int(1.6 * letters)), note, fill=_ALARM, font=small)
+        small = max(12, letters // 2)
+        lines = _wrapped(note, lambda text: draw.textlength(text, ImageFont.load_default(small)) <= right - left)
+        at = (left, int(1.6 * letters))
+        draw.multiline_text(at, lines, fill=_ALARM, font=ImageFont.load_default(small), spacing=small // 4)
+        top = max(top, at[1] + int(1.4 * small) * (lines.count("\n") + 1))
+    draw.line([(left, top), (left, bottom), (right, bottom)], fill=_AXIS)
     if losses:
         _plot(draw, font, losses, (left, top, right, bottom))
     return picture
@@ -62,6 +65,17 @@ def _plot(draw: ImageDraw.ImageDraw, font, losses: list[float], box: tuple[int, 
     draw.text((left + 6, top), f"{highest:.3f}", fill=_TEXT, font=font)
     draw.text((left, bottom + 4), "1", fill=_TEXT, font=font)
     draw.text((right, bottom + 4), f"{len(losses)} steps", fill=_TEXT, font=font, anchor="ra")
+
+
+def _wrapped(note: str, fits: Callable[[str], bool]) -> str:
+    """The note in lines that fit; a single word may be too long."""
+    lines: list[str] = []
+    for word in note.split():
+        if lines and fits(f"{lines[-1]} {word}"):
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return "\n".join(lines)
 
 
 def _means(losses: list[float]) -> list[float]:
