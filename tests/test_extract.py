@@ -132,6 +132,30 @@ def test_the_loras_error_is_as_printed(comfy, load, models, tmp_path, capsys):
     assert set(load_file(out)) and all(key.startswith(("lora_unet_", "lora_te_")) for key in load_file(out))
 
 
+def test_the_smallest_rank_that_keeps_the_energy_is_found(models, tmp_path, capsys):
+    stock, trained, _ = models
+    out = tmp_path / "out.safetensors"
+
+    def kept(*size):
+        assert main(["extract", str(trained), str(out), "--base", str(stock), "--overwrite", *size]) == 0
+        said = capsys.readouterr().out
+        ranks = [int(rank) for rank in re.findall(r"^rank: (\d+)", said, re.M)]
+        return min(float(share) for share in re.findall(r"([\d.]+)% of that of its matrices", said)) / 100, *ranks
+
+    share, rank = kept("--energy", "0.6")
+    assert share >= 0.6 and kept("--rank", str(rank - 1))[0] < 0.6 and kept("--rank", str(rank)) == (share,)
+    assert kept("--energy", "0")[1] == 1 and kept("--energy", "1")[0] == 1
+
+
+def test_an_energy_beyond_the_highest_rank_is_refused(models, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("blipdiff_impl.blip_diffusion.checkpoints.extract.MOST_RANK", 2)
+    out = tmp_path / "out.safetensors"
+    assert main(["extract", str(models[1]), str(out), "--base", str(models[0]), "--energy", "0.9"]) == 2
+    said = capsys.readouterr().err
+    assert re.search(r"energy = 0.9 cannot be reached: rank 2, the highest, keeps 0\.\d{4} of the change of the", said)
+    assert not out.exists()
+
+
 @pytest.fixture(scope="module")
 def loaded(load, models):
     """The model with the stock weights, and the trained one."""
@@ -193,6 +217,8 @@ def test_models_of_other_sizes_are_not_transplanted(comfy, loaded, load, tmp_pat
         (("trained", "--base", "stock", "--rank", "0"), "rank = 0"),
         (("stock", "--base", "trained", "--rank", "4"), ""),
         (("trained", "--base", "nowhere"), "nowhere"),
+        (("trained", "--base", "stock", "--energy", "1.5"), "energy = 1.5"),
+        (("trained", "--base", "stock", "--energy", "nan"), "energy = nan"),
     ],
 )
 def test_what_cannot_be_extracted_ends_in_a_sentence(models, tmp_path, capsys, arguments, sentence):

@@ -15,11 +15,10 @@ from ..config import ModelConfig
 from .checkpoint import Checkpoint
 from .convert import convert
 from .expected_shapes import PARTS
-from .extract import extract
+from .extract import MOST_RANK, Extracted, extract
 from .opening import open_checkpoint
 from .stock import stock_warnings, warnings_against
 
-_MOST_RANK = 1024
 _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
@@ -45,8 +44,16 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     extracting.add_argument("source", help="folder or file of any layout")
     extracting.add_argument("destination", help="the .safetensors file to write")
     extracting.add_argument("--base", required=True, help="stock Stable Diffusion 1.5 as a diffusers folder")
-    extracting.add_argument("--rank", type=int, default=64, help="of the factors of each matrix (default: 64)")
-    extracting.add_argument("--full", action="store_true", help="every difference whole, in float32")
+    size = extracting.add_mutually_exclusive_group()
+    size.add_argument("--rank", type=int, default=64, help="of the factors of each matrix (default: 64)")
+    size.add_argument(
+        "--energy",
+        type=float,
+        metavar="SHARE",
+        help="0..1: the smallest rank with which the matrices of the UNet and those of the text encoder keep this "
+        "share of their change (sum of squares); biases, norms and embeddings, left out at any rank, do not count",
+    )
+    size.add_argument("--full", action="store_true", help="every difference whole, in float32")
     extracting.add_argument("--overwrite", action="store_true", help="replace the destination if it exists")
     extracting.set_defaults(run=run_extract)
 
@@ -79,13 +86,21 @@ def run_inspect(options: argparse.Namespace) -> int:
 
 def run_extract(options: argparse.Namespace) -> None:
     """Write the difference, and say how much of it the file holds."""
-    require_in_range("rank", options.rank, 1, _MOST_RANK, "64 is usual")
+    require_in_range("rank", options.rank, 1, MOST_RANK, "64 is usual")
+    if options.energy is not None:
+        require_in_range("energy", options.energy, 0.0, 1.0, "0.9 keeps most")
     rank = None if options.full else options.rank
-    found = extract(options.source, options.base, options.destination, rank, options.overwrite)
+    found = extract(options.source, options.base, options.destination, rank, options.overwrite, options.energy)
+    if options.energy is not None:
+        print(f"rank: {found.rank}")
     for part, kept in found.kept.items():
-        print(f"{part.replace('_', ' ')}: {kept:.2%} of the change's energy kept")
+        print(f"{part.replace('_', ' ')}: {kept:.2%} of the change's energy kept{_of_matrices(found, part)}")
     if options.full:
         print(f"numbers that are off by a rounding: {found.inexact}")
+
+
+def _of_matrices(found: Extracted, part: str) -> str:
+    return "" if found.rank is None else f", {found.of_matrices[part]:.2%} of that of its matrices"
 
 
 def _add_sizes(parser: argparse.ArgumentParser) -> None:
