@@ -11,6 +11,7 @@ replace the node in saved graphs. An input cannot be renamed under the old id: t
 """
 
 import copy
+import inspect
 import json
 
 import pytest
@@ -157,3 +158,10 @@ def test_the_host_replaces_a_renamed_node(comfy):
     assert prompt["1"]["class_type"] == "ImageScale"
     assert prompt["1"]["inputs"] == {"image": ["0", 0], "upscale_method": "bicubic"}
     assert prompt["2"]["inputs"]["images"] == ["1", 0]
+
+
+def test_pictures_on_a_node_outlast_its_run(comfy):
+    """Without this mark the host forgets them as soon as the node's result comes from its cache."""
+    showing = [node for node in comfy.pack.NODES if "ui=" in inspect.getsource(node)]
+    kept = [node for node in showing if node.define_schema().has_intermediate_output]
+    assert len(showing) >= 5 and kept == showing

@@ -81,6 +81,7 @@ class MSDiffusionApply(io.ComfyNode):
             ],
             **supported(
                 io.Schema,
+                has_intermediate_output=True,
                 search_aliases=["ms diffusion", "msdiffusion", "multi subject", "several subjects", "ip adapter"],
             ),
         )  # fmt: skip
