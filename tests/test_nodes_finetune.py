@@ -189,12 +189,13 @@ def test_cancel_stops_within_a_step(comfy, finetune, run_module, monkeypatch, un
     assert finetune().result  # the host is usable
 
 
-def test_cancel_can_keep_what_was_learned(comfy, finetune, run_module, monkeypatch, unchanged):
+def test_cancel_can_keep_what_was_learned(comfy, finetune, run_module, monkeypatch, unchanged, on_node):
     whole = finetune(steps=2).result[1].embeddings
     cancel_after(comfy, run_module, monkeypatch, 2)
     model, tuned, curve = finetune(steps=50).result
     assert torch.equal(tuned.embeddings, whole) and "2 steps" in tuned.source
     assert model.patches and ((curve[..., 0] > 0.8) & (curve[..., 1] < 0.6)).any()  # the curve says so in red
+    assert "Cancelled after step 2 of 50; what it learned is kept." in on_node[-1]
     comfy.model_management.throw_exception_if_processing_interrupted()  # nothing is left to interrupt the next node
 
 

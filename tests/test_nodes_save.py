@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 from tiny_model import CONFIG, WIDTH, write_tiny_checkpoint
@@ -616,7 +617,7 @@ def test_the_workflow_makes_the_picture_that_the_photo_would_make(host):
 
     The file was made on one kind of CPU; on others the vectors differ by 3e-6, which can move a pixel by a step or two.
     """
-    from PIL import Image, ImageChops
+    from PIL import ImageChops
 
     prompt = few_steps(host.to_api(ROOT / "workflows" / "load_saved_subject.json"))
     loader, loaded = (next(key for key, node in prompt.items() if node["class_type"] == kind)
@@ -661,3 +662,20 @@ def test_saving_through_the_server(host):
     prompt["save"]["inputs"]["filename_prefix"] = "../out"
     refused = host.run_prompt(prompt)
     assert refused.failed_node == "SubjectSave" and "cannot be saved as '../out'" in refused.error
+
+
+def test_the_node_says_the_word_for_a_prompt(save, make_subject, on_node):
+    name, report = save(make_subject(), "pets/said")
+    assert on_node == [f"Saved {name}: {report}.\nIn a prompt, for ComfyUI's own nodes: embedding:pets/said_00001_"]
+
+
+def test_load_subject_shows_the_picture_of_the_file(comfy, save, make_subject):
+    picture = torch.zeros(1, 64, 64, 3)
+    picture[..., 0] = 1
+    with_picture, without = (save(make_subject(), "shown", **more)[0] for more in ({"image": picture}, {}))
+    load = comfy.node("SubjectLoad").execute
+    shown = load(with_picture).ui.as_dict()["images"]
+    path = Path(comfy.folder_paths.get_temp_directory()) / shown[0]["subfolder"] / shown[0]["filename"]
+    red, green, blue = Image.open(path).convert("RGB").resize((1, 1)).getpixel((0, 0))
+    assert len(shown) == 1 and red > 200 and max(green, blue) < 60
+    assert load(without).ui is None
