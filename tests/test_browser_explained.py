@@ -58,6 +58,19 @@ def test_a_refusal_over_several_inputs_stands_on_one(page, renderer):
     assert [e["extra_info"]["input_name"] for e in refused["errors"]] == ["prompt"]
 
 
+def test_a_refusal_of_a_node_with_growing_inputs_stands_on_its_text(page, renderer):
+    renderer("""
+        const said = LiteGraph.createNode('GILLPrompt'), any = LiteGraph.createNode('PreviewAny');
+        app.graph.add(said); app.graph.add(any);
+        named('LoadImage').connect(0, said, 'images.image1'); said.connect(0, any, 0);
+        said.widgets[0].value = '<image1> or <image2>';""")
+    sentence = "The prompt has <image2>, but no picture is connected to image2 (connected: image1)."
+    title, shown = toast_of(page, sentence)
+    assert title == "GILL Prompt" and shown.startswith(sentence)
+    (refused,) = page.evaluate("Object.values(app.lastNodeErrors)")
+    assert [e["extra_info"]["input_name"] for e in refused["errors"]] == ["text"]
+
+
 def test_an_error_while_running_is_its_sentence(page, renderer):
     renderer("""
         const mask = LiteGraph.createNode('SolidMask');
