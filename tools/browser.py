@@ -25,6 +25,7 @@ SLOW_MACHINE_MS = 300_000  # opening the front end takes 4 s on two idle cores
 # What the front end of a fresh profile complains of by itself: files of the user that are not there yet, and models of
 # the graph that it starts with, whose size it asks for in vain.
 HOST_NOISE = ("user.css", "/api/userdata", "ComfyApp graph accessed before initialization", "missingModelDownload")
+GREETING = "[role=dialog]"  # the template browser greets new users; newer front ends at every start until it is closed
 READY = (
     "window.app?.isGraphReady && window.app.extensionManager"
     " && Object.keys(LiteGraph.registered_node_types).length > 300"
@@ -95,6 +96,8 @@ def open_front_end(browser, url):
         page.goto(url)
         page.wait_for_function(READY)
         page.wait_for_load_state("networkidle")  # the graph that the front end starts with has been checked
+        if page.locator(GREETING).count():
+            page.keyboard.press("Escape")
         yield page
     finally:
         context.close()
