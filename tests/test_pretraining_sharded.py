@@ -1,6 +1,7 @@
 """Pre-training with weights and optimiser sharded (FSDP2) on two processes without a GPU: one process's losses, grids
 and weights, checkpoints that another number of processes resumes from, and what is refused."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -15,7 +16,9 @@ from safetensors.torch import load_file
 
 from blipdiff_impl.blip_diffusion.pretraining import command
 from blipdiff_impl.blip_diffusion.pretraining.settings import Stage1Settings, Stage2Settings
+from blipdiff_impl.errors import SubjectError
 from blipdiff_impl.training import trainer
+from blipdiff_impl.training.run_checkpoints import RunFolder
 from blipdiff_impl.training.run_log import read_losses
 from blipdiff_impl.training.settings_file import to_yaml
 from tools.places import ROOT
@@ -97,6 +100,36 @@ def test_the_first_stage_can_be_sharded(make, tmp_path):
     command.train(make(Stage1Settings, "whole"))
     run_sharded(make(Stage1Settings, "sharded"), tmp_path, 2)
     assert_close(losses_of(tmp_path / "sharded"), losses_of(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "file", "sentence"),
+    [
+        (
+            "NO",
+            "pytorch_model_fsdp_0/__0_0.distcp",
+            "are sharded .FSDP..*accelerate launch --use_fsdp --fsdp_version 2",
+        ),
+        ("NO", "pytorch_model_fsdp.bin", "are sharded .FSDP..*accelerate launch --use_fsdp --fsdp_version 2"),
+        ("FSDP", "model.safetensors", "are whole, and this run shards them.*without --use_fsdp"),
+        ("FSDP", "optimizer.bin", "is damaged"),
+    ],
+)
+def test_a_checkpoint_that_this_launch_cannot_read_is_not_called_damaged(make, tmp_path, kind, file, sentence):
+    """accelerate misses the file that it would have written itself, whatever else lies there."""
+    settings = make(Stage2Settings, "other")
+    checkpoint = tmp_path / "other" / "checkpoints" / "step_00000004"
+    (checkpoint / file).parent.mkdir(parents=True)
+    (checkpoint / file).write_bytes(b"")
+    (checkpoint / "settings.yaml").write_text(to_yaml(settings), encoding="utf-8")
+    (checkpoint / "progress.json").write_text(json.dumps({"samples": 12, "step": 4}), encoding="utf-8")
+
+    def load_state(path):
+        raise FileNotFoundError(path)
+
+    accelerator = SimpleNamespace(distributed_type=kind, load_state=load_state)
+    with pytest.raises(SubjectError, match=sentence):
+        RunFolder(tmp_path / "other", accelerator, settings, None).resume(12)
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,8 @@ from .settings import StageSettings
 from .settings_file import require_same_run, to_yaml
 
 _STEP = re.compile(r"step_(\d{8})")
+_SHARDS = "pytorch_model_fsdp*"  # accelerate's name for weights that FSDP wrote; a folder, or a file of all of them
+_WHOLE = "model*.safetensors"
 
 
 class RunFolder:
@@ -70,7 +72,8 @@ class RunFolder:
             samples: in the data; another number would be other data.
 
         Raises:
-            SubjectError: a damaged checkpoint, or one of other settings or data.
+            SubjectError: a damaged checkpoint, one of other settings or data, or one that only a run with (or without)
+                sharded weights can read.
         """
         path = self.latest()
         if path is None:
@@ -80,6 +83,7 @@ class RunFolder:
             progress = Progress(**json.loads((path / "progress.json").read_text(encoding="utf-8")))
             if progress.samples != samples:
                 raise SubjectError(f"{path} was trained on {progress.samples} samples, but there are {samples} now.")
+            self._require_same_sharding(path)
             self._accelerator.load_state(str(path))
             if self._average:
                 self._average.restore(load_file(path / "average.safetensors"), progress.step)
@@ -87,6 +91,21 @@ class RunFolder:
                 SafetensorError):  # fmt: skip
             raise SubjectError(f"The checkpoint {path} is damaged. Remove it to resume from an earlier one.") from None
         return progress
+
+    def _require_same_sharding(self, path: Path) -> None:
+        """accelerate would only miss a file, as if the checkpoint were damaged."""
+        sharded = self._accelerator.distributed_type == "FSDP"
+        if not sharded and any(path.glob(_SHARDS)):
+            raise SubjectError(
+                f"The weights of {path} are sharded (FSDP), which this run cannot read. Start it "
+                "with `accelerate launch --use_fsdp --fsdp_version 2 -m blipdiff_impl pretrain` and the same "
+                "options, on any number of processes."
+            )
+        if sharded and any(path.glob(_WHOLE)) and not any(path.glob(_SHARDS)):
+            raise SubjectError(
+                f"The weights of {path} are whole, and this run shards them. Start it without --use_fsdp to go on, or "
+                "choose another folder as out."
+            )
 
     def _prune(self) -> None:
         whole = sorted(path for path in self._folder.glob("step_*") if _STEP.fullmatch(path.name))
