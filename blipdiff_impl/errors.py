@@ -15,6 +15,10 @@ class SubjectError(ValueError):
     """An input that cannot be used: a picture, a category, a prompt, a subject that does not fit a model."""
 
 
+class OutOfMemory(SubjectError):
+    """More memory was needed than there is; the message names what fits."""
+
+
 class CheckpointError(SubjectError):
     """A model file or folder that is missing, unreadable, incomplete or of another kind."""
 

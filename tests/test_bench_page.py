@@ -47,9 +47,17 @@ def test_without_a_gpu_the_command_says_so_and_leaves_the_page(monkeypatch):
     assert PAGE.read_bytes() == before
 
 
-def test_a_benchmark_that_takes_too_long_is_ended(monkeypatch):
-    monkeypatch.setattr(sys, "executable", "yes")  # a program that prints for ever
-    assert bench._run("gpu", limit=0.2) is None
+def test_a_benchmark_that_takes_too_long_is_ended_and_what_it_printed_stays(monkeypatch, tmp_path):
+    program = tmp_path / "slow"
+    program.write_text("#!/bin/sh\necho full: 25 steps/s\nexec sleep 600\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    kept, note = bench._run("gpu", limit=4)
+    assert kept == "full: 25 steps/s" and note.startswith("ended after 4 seconds")
+    program.write_text("#!/bin/sh\nexec sleep 600\n")
+    assert not bench._run("gpu", limit=0.2)
+    program.write_text("#!/bin/sh\necho full: 25 steps/s\nexit 1\n")
+    assert bench._run("gpu", limit=60) is None
 
 
 @pytest.fixture
@@ -88,5 +96,35 @@ def test_what_does_not_fit_is_said_and_the_rest_measured(at_small, capsys):
         "too large: left out, it needs more memory than this GPU has free",
         "the next",
     ]
-    gpu.run(comfy, small, time.monotonic() - gpu.LIMIT, (too_large,))
+    gpu.run(comfy, small, time.monotonic() - gpu.LAST_START - 1, (too_large,))
     assert "the time was over" in capsys.readouterr().out
+
+
+def test_a_method_that_does_not_fit_leaves_the_others(at_small, capsys, monkeypatch):
+    """Through the node, which makes a sentence of PyTorch's error."""
+    comfy, small = at_small
+    run = comfy.module("nodes.host.blip_diffusion.finetuning.run")
+    make, click = run.copy_unet, lambda *arguments: print("click")
+
+    def copy_unet(model, device):
+        if first:
+            raise torch.OutOfMemoryError(first.pop())
+        return make(model, device)
+
+    first = ["2 GB more"]
+    monkeypatch.setattr(run, "copy_unet", copy_unet)
+    monkeypatch.setattr(gpu, "click_to_picture", click)
+    gpu.run(comfy, small, time.monotonic(), (gpu.fine_tuning,))
+    full, lora, vectors, after = capsys.readouterr().out.splitlines()
+    assert full == "fine-tuning, full, 96x96, batch 3: left out, it needs more memory than this GPU has free"
+    assert "steps/s" in lora and "steps/s" in vectors and after == "click"
+
+
+def test_other_errors_end_the_benchmark(at_small):
+    comfy, small = at_small
+
+    def wrong(comfy, scale):
+        raise comfy.module("blipdiff_impl.errors").SubjectError("The category is empty.")
+
+    with pytest.raises(ValueError, match="The category is empty"):
+        gpu.run(comfy, small, time.monotonic(), (wrong,))

@@ -12,7 +12,7 @@ import torch
 
 from .....blipdiff_impl.blip_diffusion.finetuning.memory import UNetSize, bytes_needed, plan, too_much
 from .....blipdiff_impl.blip_diffusion.finetuning.settings import FinetuneSettings
-from .....blipdiff_impl.errors import SubjectError
+from .....blipdiff_impl.errors import OutOfMemory
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -50,7 +50,7 @@ class Room:
             if not _is_out_of_memory(error):
                 raise
             ask = mm.get_total_memory if self._device.type == "cuda" else mm.get_free_memory
-            raise SubjectError(too_much(*self._need, free=int(ask(self._device)))) from None
+            raise OutOfMemory(too_much(*self._need, free=int(ask(self._device)))) from None
         finally:
             mm.soft_empty_cache()
 
