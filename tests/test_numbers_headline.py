@@ -61,6 +61,27 @@ def test_what_is_not_reached_has_a_bound_and_no_number(records):
     json.dumps(found, allow_nan=False)
 
 
+def test_where_ours_needs_no_step_there_is_no_ratio_in_either_unit(records):
+    """Its seconds are those of preparing: a share of them says nothing, and its error would be beyond all bounds."""
+    records["ours", 0] = looks((0, 40, 80), (0.9, 0.5, 0.75))
+    for curve in records.values():
+        for look in curve:
+            look["seconds"] += 0.01
+    curves = Curves(records)
+    for rows in ([0], [0, 0]):
+        found = reached(curves, rows)
+        assert found["steps_to_target_ours"] == 0 and found["seconds_to_target_ours"] == pytest.approx(0.01)
+        assert found["speedup_over_dreambooth"] is found["speedup_in_seconds_over_dreambooth"] is None
+    both = numbers(curves)
+    for prefix in ("", "palette_"):
+        for peer in ("dreambooth", "textual_inversion"):
+            steps, seconds = (both[f"{prefix}speedup{unit}_over_{peer}_reached"] for unit in ("", "_in_seconds"))
+            assert steps == seconds
+    only = numbers(Curves({key: curve for key, curve in records.items() if key[1] == 0}))
+    assert only["speedup_over_textual_inversion_at_least"] is None
+    assert only["speedup_in_seconds_over_textual_inversion_at_least"] is None
+
+
 def test_the_page_keeps_its_text_and_shows_bounds(records):
     found = numbers(Curves(records))
     text = page.page_with(page.page_with("# Title\n\nBy hand.\n", "A machine.", found), "Another.", found)

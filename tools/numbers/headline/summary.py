@@ -2,7 +2,8 @@
 
 As good is the mean of *ours, full* after `TARGET_STEPS` steps. Between two looks a curve is a straight line. Errors are
 standard deviations over resampled subjects (bootstrap), the same subjects for all ways. A way that does not get there
-has no number (null), but `..._at_least`: its last step.
+has no number (null), but `..._at_least`: its last step. Where *ours* is there before its first step there is no ratio,
+in steps (0) or in seconds (what preparing takes, a denominator that would be next to nothing).
 """
 
 import numpy as np
@@ -68,9 +69,15 @@ def reached(curves, rows=None):
                 found[f"{unit}_to_{prefix}target_{method}"] = crossing(where, values, target)
         for peer in (name for name in PEERS if name in curves.methods):
             for unit, name in (("steps", "speedup_over"), ("seconds", "speedup_in_seconds_over")):
-                ours, theirs = (found[f"{unit}_to_{prefix}target_{method}"] for method in ("ours", peer))
-                found[f"{prefix}{name}_{peer}"] = theirs / ours if theirs is not None and ours else None
+                found[f"{prefix}{name}_{peer}"] = _times(found[f"{unit}_to_{prefix}target_{peer}"], found, unit, prefix)
     return found
+
+
+def _times(theirs, found, unit, prefix):
+    """How many times what ours needs; None where either is not known, or ours needs no step."""
+    if theirs is None or not found[f"steps_to_{prefix}target_ours"]:
+        return None
+    return theirs / found[f"{unit}_to_{prefix}target_ours"]
 
 
 def numbers(curves):
@@ -103,8 +110,7 @@ def _bound(curves, name):
     if "speedup" not in name:
         return _rounded(last)
     prefix = "palette_" if name.startswith("palette_") else ""
-    ours = reached(curves)[f"{unit}_to_{prefix}target_ours"]
-    return _rounded(last / ours) if ours else None
+    return _rounded(_times(last, reached(curves), unit, prefix))
 
 
 def _rounded(value):
