@@ -119,6 +119,8 @@ def test_nothing_is_started_where_nothing_is_missing(folder, plain):
         (("--workers", "-1"), "--workers -1 is not possible"),
         (("--ray-address", "auto"), "--ray-address goes with --workers"),
         (("--workers", "2", "--pictures", "somewhere"), "--workers spreads drawing"),
+        (("--workers", "2", "--ms-bench", "file.json"), "nothing is drawn here"),
+        (("--workers", "2", "--ms-bench", "file.json", "--ms-adapter", "toybox"), "draws pictures of one subject only"),
         (("--workers", "2", "--device", "cpu:0"), "--workers chooses the GPUs itself"),
     ],
 )

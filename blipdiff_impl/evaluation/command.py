@@ -84,7 +84,12 @@ def _add_drawing(group: argparse._ArgumentGroup) -> None:
     shown = "(default: %(default)s)"
     group.add_argument("--checkpoint", default="toybox", help="model of any layout (default: the embedded one)")
     group.add_argument("--precision", choices=_PRECISIONS, default="fp32")
-    group.add_argument("--workers", type=int, default=0, help="Ray processes that draw (default: none, a plain loop)")
+    group.add_argument(
+        "--workers",
+        type=int,
+        default=0,
+        help="Ray processes that draw (default: none, a plain loop); not for --ms-bench",
+    )
     group.add_argument("--ray-address", default="", help="a Ray cluster (default: one on this computer)")
     # No defaults here: which they are depends on what is drawn.
     group.add_argument("--seeds", type=int, nargs="+", help=f"one run for each {_defaults('seeds')}")
@@ -114,6 +119,8 @@ def run_evaluate(options: argparse.Namespace) -> None:
     """Draw what is missing, score what is new, write the report."""
     require_in_range("batch", options.batch, 1, MAX_BATCH)
     check_workers(options.workers, options.ray_address)
+    if options.workers and options.ms_bench and options.ms_adapter:
+        raise SubjectError("--workers draws pictures of one subject only; leave it out, and MS-Bench is drawn in turn.")
     if options.workers and (options.pictures or options.ms_bench):
         raise SubjectError("--workers spreads drawing, but nothing is drawn here. Leave it out.")
     if options.workers and ":" in options.device:
