@@ -404,6 +404,13 @@ def test_lora_needs_less_memory_than_full():
     assert vectors < lora < full / 2
 
 
+def test_the_float32_copy_of_the_model_counts():
+    """In 16 bit with checkpointing it is the largest moment: the whole UNet, before the first step rounds it."""
+    for method in ("lora", "vectors"):
+        settings = FinetuneSettings(method=method, batch_size=1)
+        assert bytes_needed(RELEASED_SIZE, settings, 512, torch.bfloat16, True) > 4 * RELEASED_SIZE.weights
+
+
 def test_the_curve_shows_losses_and_why_it_ended():
     empty, some, ended = draw_curve([]), draw_curve([0.5, 0.2, 0.1] * 20), draw_curve([0.5, 0.2], "Stopped at step 3")
     for curve in (empty, some, ended):

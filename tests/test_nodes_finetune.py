@@ -6,8 +6,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from held_memory import HeldMemory
 from PIL import Image
 from tiny_model import CONFIG, WIDTH, write_tiny_checkpoint
+
+from blipdiff_impl.blip_diffusion.finetuning.settings import METHODS
 
 SIDE = 64
 
@@ -257,6 +260,31 @@ def test_out_of_memory_names_settings_that_fit(finetune, run_module, subject_err
     monkeypatch.setattr(run_module.Tuner, "_step", fail)
     with pytest.raises(subject_error, match="Out of memory: method full, batch_size 2, resolution 64.*What fits"):
         finetune()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_is_held_before_the_first_step_stays_below_the_estimate(
+    comfy, finetune, loaded, run_module, monkeypatch, method
+):
+    """The copy of the MODEL is float32, whatever is trained in; it counts as operations ask for memory."""
+    estimates = comfy.module("blipdiff_impl.blip_diffusion.finetuning.memory")
+    text = sum(weight.numel() for weight in loaded.clip.cond_stage_model.clip_l.parameters())
+    monkeypatch.setattr(estimates, "_RESERVE", 4 * text + 2**18)  # nothing for libraries, a little for latents
+    prepare, need, held = run_module._prepare, [], HeldMemory()
+
+    class Room(run_module.Room):
+        def make(self, reason):
+            need.extend(self._need)
+            return False
+
+    def watched(*arguments):
+        with held:
+            return prepare(*arguments)
+
+    monkeypatch.setattr(run_module, "Room", Room)
+    monkeypatch.setattr(run_module, "_prepare", watched)
+    finetune(method=method, precision="bf16", steps=1)
+    assert 4 * need[0].weights <= held.peak <= estimates.bytes_needed(*need, checkpointing=True)
 
 
 def test_little_memory_means_checkpointing_with_the_same_result(comfy, finetune, monkeypatch, caplog):

@@ -17,7 +17,8 @@ from .settings import FinetuneSettings
 # Numbers that autograd keeps, without and with gradient checkpointing. Counted on a UNet of the released size without
 # storage: 400, and 32 for the inputs of the blocks; the rest is for what the backward pass has in hand.
 _ACTIVATIONS = {False: 480, True: 100}
-_RESERVE = 2**29  # libraries' workspaces and fragments
+_RESERVE = 2**30  # the text encoder (0.46 GiB in float32), libraries' workspaces and fragments
+_WHOLE = 4  # bytes of a number in float32, in which the MODEL is copied before anything is rounded
 _SMALLEST = 256
 
 
@@ -47,7 +48,7 @@ def bytes_needed(
     activations = places * _ACTIVATIONS[checkpointing] * width
     if settings.method != "full":
         factors = size.factors_per_rank * settings.rank if settings.method == "lora" else 0
-        return size.weights * width + 16 * factors + activations + _RESERVE
+        return max(_WHOLE * size.weights, size.weights * width + 16 * factors + activations) + _RESERVE
     if width == 4:
         return 16 * size.weights + activations + _RESERVE  # the weight, its gradient and AdamW's two moments
     # Masters and moments; beside them working copies and their gradients, then working copies and wide gradients.
