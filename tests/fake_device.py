@@ -9,6 +9,8 @@ from unittest import mock
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 
 @contextmanager
@@ -34,3 +36,22 @@ def replaced(module, change, recurse=True):
 
 def zeros(*shape, device="cpu", dtype=torch.float32):
     return torch.zeros(*shape, device=device, dtype=dtype)
+
+
+class Waits(TorchDispatchMode):
+    """Within the block, inside of `fake_gpu`: the operations for which a GPU is waited for, by name in `seen`."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__
+        held = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+        on_gpu = [leaf for leaf in held if leaf.device.type == "cuda"]
+        comes_back = isinstance(result, torch.Tensor) and result.device.type == "cpu"
+        picks = name in ("index", "index_put", "index_put_") and any(leaf.dtype == torch.bool for leaf in on_gpu[1:])
+        if on_gpu and (comes_back or picks or name in ("nonzero", "masked_select", "_local_scalar_dense")):
+            self.seen.append(name)
+        return result

@@ -8,11 +8,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 from asked_values import count_asked
-from fake_device import fake_gpu, zeros
+from fake_device import Waits, fake_gpu, zeros
 from tiny_model import CONFIG, PIECES, WIDTH, canonical, reference_modules
 
 from blipdiff_impl.attention.maps import MapRecord
 from blipdiff_impl.attention.probabilities import apply_probabilities, probabilities
+from blipdiff_impl.attention.regions import Regions
 from blipdiff_impl.blip_diffusion import pipeline as pipelines
 from blipdiff_impl.blip_diffusion.editing.blend import WordMaps, column_map, mix
 from blipdiff_impl.blip_diffusion.editing.control import Columns, refine
@@ -64,6 +65,10 @@ def test_a_mix_of_devices_is_found():
             zeros(3, device="cuda") + zeros(3)
         with pytest.raises(Exception, match="local_scalar"):
             float(zeros(1, device="cuda"))
+        there = zeros(3, device="cuda")
+        with Waits() as waits:
+            there.to(zeros(3)), zeros(3).to(there), there + 1
+        assert waits.seen == ["_to_copy"]
 
 
 def test_a_photo_becomes_vectors_in_the_computers_memory(gpu):
@@ -167,10 +172,96 @@ def test_attention_maps():
         assert record.maps((64, 64)).device.type == "cuda"
 
 
-def test_inversion():
+@pytest.mark.parametrize("repetitions", [0, 4])
+def test_inversion(monkeypatch, repetitions):
+    """DDIM waits for nothing; a repetition asks whether it has come to rest, which fake tensors do not know."""
+    monkeypatch.setattr(torch.Tensor, "__float__", lambda tensor: 1.0)
+    with fake_gpu(), Waits() as waits:
+        sigmas = [0.0, 1.0, 2.0]
+        states = invert(lambda x, sigma: x * 0.5, zeros(1, 4, 8, 8, device="cuda"), sigmas, repetitions)
+    assert [state.device.type for state in states] == ["cuda"] * 3 and waits.seen == []
+
+
+def scene():
+    """Two subjects beside each other in prompts of two pictures, in the computer's memory as nodes leave them."""
+    masks = zeros(1, 64, 64), zeros(2, 32, 32)
+    return Regions(TEXT, ((3, 19, 0), (20, 36, 1)), masks)
+
+
+@pytest.mark.parametrize("area", [None, (4, 8, 0, 0)])
+def test_regions(area):
     with fake_gpu():
-        states = invert(lambda x, sigma: x * 0.5, zeros(1, 4, 8, 8, device="cuda"), [0.0, 1.0, 2.0], 0)
-        assert [state.device.type for state in states] == ["cuda"] * 3
+        q, k = layer()
+        bias = scene().bias((8, 8), (8, 8), area)
+        with Waits() as waits:
+            probs = probabilities(q, k, HEADS, bias.to(q))
+        assert bias.shape == (2, CELLS, TEXT) and probs.device.type == "cuda" and waits.seen == []
+
+
+def test_regions_in_a_layer_of_the_host(comfy, monkeypatch):
+    """The bias is made once, and then used again on the GPU. There the host attends by PyTorch's kernels."""
+    from comfy.ldm.modules.attention import attention_pytorch
+
+    attention, regions, tags = (
+        comfy.module(f"nodes.host.{name}") for name in ("attention", "regions", "conditioning_tags")
+    )
+    monkeypatch.setattr(attention, "optimized_attention_masked", attention_pytorch)
+    biases, entry = regions.RegionBiases(), (attention.POSITIVE, "entry")
+    options = {"original_shape": (2, 4, 8, 8), "activations_shape": (2, 32, 8, 8), "attn_precision": None}
+    call = attention.AttentionCall(("input", 1, 0), HEADS, (0,), (entry,), 2, CELLS, options)
+    with fake_gpu():
+        biases._finder._found[entry] = tags.Tagged(scene(), TEXT, (8, 8), None)
+        q, k = layer()
+        control = regions.RegionControl(biases)
+        for _ in range(2):
+            with Waits() as waits:
+                outputs = control(
+                    call, q, k, k, lambda q, k, v, changes: [change(q[r], k[r], v[r]) for r, change in changes]
+                )
+            (output,) = outputs
+            assert (output.device.type, output.dtype) == ("cuda", q.dtype) and waits.seen == []
+
+
+def edits():
+    """Without a mask of the user's, and with one in each way that it can count."""
+    yield {}
+    yield from ({"mask_mode": mode} for mode in ("replace", "intersect", "add"))
+
+
+@pytest.mark.parametrize("changes", edits())
+def test_the_blend_of_an_edit(comfy, changes):
+    editing = "nodes.host.blip_diffusion.editing"
+    run, options = comfy.module(f"{editing}.run"), comfy.module(f"{editing}.options")
+    moment = comfy.module("nodes.host.run_clock").Moment(1.0, 5, 10)
+    with fake_gpu():
+        settings = options.EditSettings(mask=zeros(1, 64, 64) if changes else None, **changes)
+        one = run._Run(settings, (8, 8), {("input", 1): 0}, None)
+        one.maps.add(*(zeros(1, 8, 8, device="cuda") for _ in range(2)))
+        latent = zeros(1, 4, 8, 8, device="cuda", dtype=torch.float16)
+        with Waits() as waits:
+            blended = one.blended(latent, latent, moment)
+        assert (blended.device.type, blended.dtype) == ("cuda", latent.dtype) and waits.seen == []
+        editor = run.Editor(settings)
+        editor._clock._schedule = [1.0, 0.0]
+        assert editor._finished(blended, one).device.type == "cuda"
+        assert one.final_mask(1).device.type == "cpu"
+
+
+def test_inversion_asks_once_a_repetition(monkeypatch):
+    """Whether another evaluation of the UNet is worth it: at most four times a step as the node is set, with DDIM
+    never."""
+    noise, evaluated = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1)), []
+
+    def denoise(x, sigma):
+        evaluated.append(sigma)
+        return x - sigma * noise.tanh() * x.sin()
+
+    asked = count_asked(monkeypatch)
+    for repetitions in (0, 4):
+        asked.clear(), evaluated.clear()
+        invert(denoise, noise, [0.0, 1.0, 2.0, 3.0], repetitions)
+        assert asked == ["__float__"] * (len(evaluated) - 3) and len(asked) <= 3 * repetitions
+    assert asked
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -187,12 +278,12 @@ def test_a_step_of_fine_tuning_asks_for_one_value(monkeypatch, method):
     next_draw = tuner._draws.__next__
 
     def drawn():
-        with monkeypatch.context() as pause:  # which pictures come next is drawn in the computer's memory
-            for name in ("__float__", "tolist", "item", "__int__", "__bool__"):
-                pause.setattr(torch.Tensor, name, plain[name])
-            return next_draw()
+        """Which pictures come next is drawn in the computer's memory."""
+        before = len(asked)
+        draw = next_draw()
+        del asked[before:]
+        return draw
 
-    plain = {name: getattr(torch.Tensor, name) for name in ("__float__", "tolist", "item", "__int__", "__bool__")}
     monkeypatch.setattr(tuner, "_draws", iter(drawn, None))
     asked = count_asked(monkeypatch)
     tuner._step()

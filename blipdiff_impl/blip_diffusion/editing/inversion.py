@@ -47,7 +47,10 @@ def invert(
 
 
 def _fixed_point(denoise: Denoise, x: Tensor, guess: Tensor, low: float, high: float, repetitions: int) -> Tensor:
-    """The state at `high` whose sampling step comes nearest to `x`; repeating can also lead away from it."""
+    """The state at `high` whose sampling step comes nearest to `x`; repeating can also lead away from it.
+
+    Each repetition asks the device for one value: a wait is short beside the evaluation of the UNet that it may save.
+    """
     best, least = guess, float("inf")
     for _ in range(repetitions):
         again = x + (high - low) * (guess - denoise(guess, high)) / high
