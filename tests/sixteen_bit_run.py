@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from blipdiff_impl.files import as_tensor
 from blipdiff_impl.toy_world.render import render_reference
 from blipdiff_impl.toy_world.world import HELD_OUT_SEED, subject_from_seed
+from blipdiff_impl.toybox.adapter_data import cut_out_render
 from tools.host import find_host
 from tools.inprocess import load_comfy
 
@@ -26,9 +27,15 @@ def photo(number, category):
     return as_tensor(render_reference(subject_from_seed(HELD_OUT_SEED + number, category), rng).picture)[None]
 
 
+def cut_out(number, category):
+    """On black, of the size that the adapter's picture encoder sees."""
+    drawn = cut_out_render(subject_from_seed(HELD_OUT_SEED + number, category), np.random.default_rng(number))
+    return as_tensor(drawn)[None]
+
+
 @torch.inference_mode()
 def main():
-    """Encode, draw, place two subjects, look at attention, edit, invert, tune."""
+    """Encode, draw, place two subjects, look at attention, edit, invert, tune, blend, and put two into boxes."""
     precision, out = sys.argv[1:]
     sys.path.insert(0, str(find_host()))
     from comfy.cli_args import args
@@ -36,7 +43,11 @@ def main():
     for part in ("unet", "vae", "text_enc"):
         setattr(args, f"{precision}_{part}", True)
     with tempfile.TemporaryDirectory() as base:
-        save_file(run(load_comfy(Path(base)), precision), out)
+        comfy = load_comfy(Path(base))
+        # On a CPU the host would keep weights in 16 bit, but compute in float32. It asks these, as it does for a GPU.
+        for name in ("should_use_fp16", "should_use_bf16"):
+            setattr(comfy.model_management, name, lambda *_, **__: precision != "fp32")
+        save_file(run(comfy, precision), out)
 
 
 def run(comfy, precision):
@@ -44,7 +55,7 @@ def run(comfy, precision):
     model, clip, vae, encoder = comfy.node("SubjectModelLoader").execute(TOYBOX, "default").result[:4]
     wanted = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
     types = model.model.get_dtype(), clip.cond_stage_model.clip_l.transformer.dtype, vae.vae_dtype
-    assert types == (wanted,) * 3, types
+    assert types == (wanted,) * 3 and model.model.manual_cast_dtype is None, types
     mug, robot = (encoder.encode(photo(number, name), name) for number, name in ((1, "mug"), (2, "robot")))
     negative = comfy.node("CLIPTextEncode")().encode(clip, "")[0]
     empty = {"samples": torch.zeros(1, 4, SIDE // 8, SIDE // 8)}
@@ -75,10 +86,24 @@ def run(comfy, precision):
     ).result  # fmt: skip
     learned = comfy.node("SubjectPromptInfix").execute(clip, tuned[1], "on the beach")[0]
     again = vae.decode(sample(tuned[0], learned)["samples"])
+    blends = comfy.node("SubjectInterpolate").execute(mug, robot, columns=3).result[0]
+    between = comfy.node("SubjectPromptInfix").execute(clip, blends, "on the beach")[0]
+    strip = vae.decode(sample(model, between, latent={"samples": torch.zeros(3, 4, SIDE // 8, SIDE // 8)})["samples"])
+    placed, adapter = None, comfy.node("MSDiffusionLoader").execute(TOYBOX)[0]
+    for number, name, left in ((1, "mug", 0.05), (2, "robot", 0.55)):
+        box = left, 0.3, left + 0.4, 0.8
+        placed = comfy.node("MSDiffusionSubject").execute(cut_out(number, name), name, *box, 1.0, previous=placed)[0]
+    boxed = comfy.node("MSDiffusionApply").execute(
+        model=model, clip=clip, ms_adapter=adapter, subjects=placed, scale=1.0, start_percent=0.0, end_percent=1.0,
+        grounding=True, auto_layout=False,
+    )[0]  # fmt: skip
+    words = comfy.node("CLIPTextEncode")().encode(clip, "a mug and a robot on the beach")[0]
+    in_boxes = vae.decode(sample(boxed, words)["samples"])
     found = {
         "vectors": mug.embeddings, "prompt": positive[0][0], "latent": drawn["samples"], "picture": picture,
         "maps": maps, "scene": both, "edit": split[3], "inverted": inverted["samples"],
-        "tuned vectors": tuned[1].embeddings, "tuned picture": again,
+        "tuned vectors": tuned[1].embeddings, "tuned picture": again, "blends": blends.embeddings, "strip": strip,
+        "boxes": in_boxes,
     }  # fmt: skip
     return {name: tensor.detach().float().cpu().contiguous().clone() for name, tensor in found.items()}
 
