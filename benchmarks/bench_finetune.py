@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
 
-from blipdiff_impl.blip_diffusion.finetuning.pictures import squares
-from blipdiff_impl.blip_diffusion.finetuning.plain import encode_pictures, make_tuner
-from blipdiff_impl.blip_diffusion.finetuning.settings import METHODS, FinetuneSettings
+from blipdiff_impl.blip_diffusion.finetuning.settings import METHODS
 from blipdiff_impl.blip_diffusion.pipeline import SubjectPipeline
 from blipdiff_impl.prompts.tokenizers import CLIP_END, CLIP_START, clip_ids
 from tools.host import find_host
@@ -32,10 +31,13 @@ TOYBOX = "toybox (built in, toy world only)"
 KINDS = {
     "convolutions": ("conv",),
     "matrix products": ("aten::mm", "aten::addmm", "aten::bmm", "aten::linear"),
-    "attention": ("scaled_dot_product",),
+    "attention": ("scaled_dot_product", "softmax"),
     "norms and activations": ("group_norm", "layer_norm", "silu", "gelu"),
     "AdamW": ("adamw", "Optimizer"),
     "is every gradient finite": ("linalg_vector_norm", "_foreach_norm"),
+    "copies and number types": ("aten::copy_", "_to_copy", "aten::_foreach_copy_", "aten::clone"),
+    "gathers and joins": ("aten::index", "aten::gather", "aten::embedding", "aten::cat", "aten::stack", "aten::expand"),
+    "allocation": ("aten::empty", "aten::resize_", "aten::zeros"),
 }
 
 
@@ -71,11 +73,23 @@ class PlainLoop:
         return (time.perf_counter() - begin) / count
 
 
-def node_steps(comfy: SimpleNamespace, parts: tuple, photos: torch.Tensor, method: str, steps: int, side: int):
-    """Run the node; the seconds of the whole call, and per step between the first and the last."""
+def node_steps(
+    comfy: SimpleNamespace, parts: tuple, photos: torch.Tensor, method: str, steps: int, side: int,
+    on_progress: Callable[[int], None] = lambda calls: None,
+) -> tuple[tuple, float, float]:  # fmt: skip
+    """Run the node; what it gives, the seconds of the whole call, and per step between the first and the last.
+
+    Args:
+        on_progress: called with the number of calls so far, the first before the first step.
+    """
     model, clip, vae, subject = parts
     moments: list[float] = []
-    comfy.utils.set_progress_bar_global_hook(lambda *_, **__: moments.append(time.perf_counter()))
+
+    def progressed(*_, **__) -> None:
+        moments.append(time.perf_counter())
+        on_progress(len(moments))
+
+    comfy.utils.set_progress_bar_global_hook(progressed)
     node = comfy.node("SubjectFinetune").PREPARE_CLASS_CLONE({"hidden_inputs": {}})
     begin = time.perf_counter()
     result = node.execute(
@@ -103,30 +117,27 @@ def toybox(comfy: SimpleNamespace) -> None:
                 return node_steps(comfy, parts, photos, "full", STEPS, 96)[2]
 
         compare("one step, full", ours, lambda: loop.steps(STEPS), PAIRS, "at least 1.3")
-        for method in METHODS:
-            print(trace(method), flush=True)
     with torch.inference_mode():
+        for method in METHODS:
+            print(trace(comfy, parts, photos, method), flush=True)
         click_to_picture(comfy, parts, photos, 96)
     print(f"peak memory of the process: {peak_megabytes():.0f} MB")
 
 
-def trace(method: str, steps: int = 5) -> str:
-    """What a step of fine-tuning the built-in model is made of, in shares of the processor's time."""
+def trace(comfy: SimpleNamespace, parts: tuple, photos: torch.Tensor, method: str, steps: int = 5) -> str:
+    """What a step of the node is made of, in shares of the processor's time."""
     from torch.profiler import ProfilerActivity, profile
 
-    pipeline, photos = SubjectPipeline.from_checkpoint("toybox"), torch.rand(4, 96, 96, 3)
-    settings = FinetuneSettings(method=method, steps=steps + 3, learning_rate=RATE, batch_size=BATCH)
-    subject = pipeline.encoder.encode(photos, CATEGORY)
-    pictures = encode_pictures(pipeline, squares(photos, 96), settings)
-    tuner = make_tuner(pipeline, subject, pictures, settings, precision="fp32")
     profiler = profile(activities=[ProfilerActivity.CPU])
+    first = 3  # behind the first use of every kernel
 
-    def watch(done: int, losses: list[float]) -> None:
-        if done == 3:  # behind the first use of every kernel
+    def watch(calls: int) -> None:
+        if calls == first + 1:
             profiler.start()
+        elif calls == first + steps + 1:
+            profiler.stop()
 
-    tuner.run(watch)
-    profiler.stop()
+    node_steps(comfy, parts, photos, method, first + steps, photos.shape[1], watch)
     times = {event.key: event.self_cpu_time_total for event in profiler.key_averages()}
     whole, shares = sum(times.values()), dict.fromkeys((*KINDS, "all else"), 0.0)
     for key, spent in times.items():
