@@ -26,11 +26,11 @@ def _run(arguments: list[str] | None) -> None:
     parser.add_argument("--steps", type=int, help="of each of the two trainings of `style`, over all its runs")
     parser.add_argument("--process", type=int, default=0, help="number of this process, where several share a stage")
     parser.add_argument("--processes", type=int, default=1, help="how many share it; start each with its own number")
-    parser.add_argument("--subjects", type=int, default=256, help="held-out subjects that `numbers` draws")
+    parser.add_argument("--subjects", type=int, default=256, help="held-out subjects that `numbers` and `sheet` draw")
     parser.add_argument("--file", type=Path, default=PRETRAINED, help="what `adopt` takes")
-    parser.add_argument("--out", type=Path, help="where `renew`, `adapter` and `style` (a folder) write")
+    parser.add_argument("--out", type=Path, help="where `renew`, `adapter`, `sheet` and `style` (a folder) write")
     parser.add_argument("--sizes", type=int, nargs="+", default=(), choices=(96, 192), help="of the pictures measured")
-    parser.add_argument("--model", default="toybox", help="the file that `numbers` measures")
+    parser.add_argument("--model", default="toybox", help="the file that `numbers` measures and `sheet` draws with")
     options = parser.parse_args(arguments)
     if options.minutes is not None:
         require_in_range("minutes", options.minutes, 0.01, 100_000)
@@ -164,6 +164,18 @@ def _settings(options: argparse.Namespace) -> None:
     print_other_settings()
 
 
+def _pndm(options: argparse.Namespace) -> None:
+    from .stability import print_stability
+
+    print_stability()
+
+
+def _sheet(options: argparse.Namespace) -> None:
+    from .subject_sheet import write_sheet
+
+    write_sheet(options.subjects, options.out or Path("subjects.png"), options.model)
+
+
 STAGES = {
     "bank": _bank,
     "vae": on_one_thread(_vae),
@@ -185,6 +197,8 @@ STAGES = {
     "adopt": _adopt,
     "numbers": on_one_thread(_numbers),
     "settings": on_one_thread(_settings),
+    "pndm": on_one_thread(_pndm),
+    "sheet": on_one_thread(_sheet),
 }
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,8 +68,13 @@ def generate(
     scheduler: str = "pndm",
     template: str = "released",
     steps: int = STEPS,
+    on_latents: Callable[[torch.Tensor], None] = lambda latents: None,
 ) -> np.ndarray:
-    """The model's pictures of the trials, uint8 [N, S, S, 3], as large as theirs; noise depends on a trial's number."""
+    """The model's pictures of the trials, uint8 [N, S, S, 3], as large as theirs; noise depends on a trial's number.
+
+    Args:
+        on_latents: called with those that are drawn at once, `[n, 4, S / 8, S / 8]`, before they are decoded.
+    """
     pictures, side = [], len(trials[0].rendered)
     batch = max(1, BATCH * PICTURE_SIZE**2 // side**2)
     with torch.inference_mode():
@@ -78,6 +84,7 @@ def generate(
             context = torch.cat([_context(pipeline, t, with_subject, repetitions, template) for t in part])
             noise = torch.cat([pipeline.start_noise(1, (side, side), start + i) for i in range(len(part))])
             latents = pipeline.denoise(noise, context, empty, steps, guidance, scheduler)
+            on_latents(latents)
             pictures.append(pipeline.decode(latents))
     return to_uint8(torch.cat(pictures))
 
