@@ -9,7 +9,10 @@ from PIL import Image
 
 from tools.places import PACK_FOLDER
 
-COMPLAINTS = '[data-testid="error-overlay"], [role="dialog"], .p-toast-message-error, .p-toast-message-warn'
+COMPLAINTS = (
+    '[data-testid="error-overlay"], [role="dialog"], .p-toast-message-error, .p-toast-message-warn, '
+    '[data-toast-kind="error"], [data-toast-kind="warn"]'
+)
 COMPLAINT_MS = 3000  # until a new graph has been checked, and what was said of the one before is gone
 SLOW_RUN_MS = 600_000  # a workflow that trains, on a busy machine
 

@@ -6,7 +6,7 @@ from front_end import read
 from tools.browser import open_front_end
 from tools.places import ROOT
 
-TOAST = ".p-toast-message"
+TOAST = ".p-toast-message, [data-testid=toast]"  # older and newer front ends
 RUNS_MS = 300_000
 
 
@@ -89,4 +89,4 @@ def test_what_is_told_stands_on_the_node(page, renderer):
     text = "app.graph.nodes.find(n => n.type === 'SubjectPromptInfix').widgets.at(-1).value"
     page.wait_for_function(f"{text}?.includes?.('[subjekt] in the prompt is read as words')", timeout=RUNS_MS)
     page.wait_for_function("app.ui.lastQueueSize === 0", timeout=RUNS_MS)
-    page.wait_for_selector(".p-toast-message-error", state="detached")  # it fades
+    page.wait_for_selector(".p-toast-message-error, [data-toast-kind=error]", state="detached")  # it fades
