@@ -21,7 +21,7 @@ from blipdiff_impl.errors import SubjectError
 from blipdiff_impl.gill.checkpoint import open_gill
 from blipdiff_impl.gill.pipeline import GILL
 from blipdiff_impl.gill.pretraining import command, decision
-from blipdiff_impl.gill.pretraining.frozen import text_ids
+from blipdiff_impl.gill.pretraining.frozen import FrozenGILL, text_ids
 from blipdiff_impl.gill.pretraining.model import GILLTraining
 from blipdiff_impl.gill.pretraining.settings import GILLSettings
 from blipdiff_impl.gill.pretraining.task import GILLTask
@@ -190,6 +190,19 @@ def test_targets_are_made_once(make, monkeypatch):
     assert len(asked) == 3 and torch.equal(again, first[[3, 1, 0]])
     fresh = GILLTask(make()).frozen
     assert all(torch.equal(fresh.targets(row[None])[0], target) for row, target in zip(rows, first, strict=True))
+
+
+def test_on_a_gpu_new_targets_are_made_together(make, monkeypatch):
+    rows = torch.stack([text_ids(caption) for caption in ("a cat", "in snow", "a cat")])
+    alone = GILLTask(make()).frozen.targets(rows)
+    monkeypatch.setattr(FrozenGILL, "_together", True)
+    frozen, asked = GILLTask(make()).frozen, []
+    encode = frozen._text_encoder.forward
+    monkeypatch.setattr(
+        frozen._text_encoder, "forward", lambda input_ids: asked.append(len(input_ids)) or encode(input_ids=input_ids)
+    )
+    torch.testing.assert_close(frozen.targets(rows), alone, rtol=0, atol=1e-5)
+    assert torch.equal(frozen.targets(rows[:1]), frozen.targets(rows[2:])) and asked == [2]
 
 
 def test_no_more_targets_are_kept_than_there_is_room_for(make, monkeypatch):

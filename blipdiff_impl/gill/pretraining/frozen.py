@@ -49,23 +49,29 @@ class FrozenGILL:
         """The text encoder's last states behind its last norm, float32 `[B, 77, W]`, of `text_ids`.
 
         Each caption is encoded once and kept on the CPU, in the type that the encoder gives, until `KEPT_BYTES` are
-        taken; those that come later are encoded whenever they come.
+        taken; those that come later are encoded whenever they come. On the CPU each is encoded by itself: in a batch
+        its last bits would depend on the others, and so on what a resumed run has kept.
         """
-        return torch.stack([self._target(row) for row in ids.cpu()]).to(ids.device)
+        rows = {row.numpy().tobytes(): row for row in ids.cpu()}
+        known = {key: self._kept[key] for key in rows if key in self._kept}
+        unknown = [key for key in rows if key not in known]
+        groups = [unknown] if unknown and self._together else [[key] for key in unknown]
+        for keys in groups:
+            for key, target in zip(keys, self._encoded(torch.stack([rows[key] for key in keys])), strict=True):
+                known[key] = target
+                if (len(self._kept) + 1) * target.nbytes <= KEPT_BYTES:
+                    self._kept[key] = target.clone()  # not the batch that it is a part of
+        return torch.stack([known[row.numpy().tobytes()] for row in ids.cpu()]).to(ids.device)
+
+    @property
+    def _together(self) -> bool:
+        return self._text_encoder.device.type != "cpu"
 
     @torch.no_grad()
-    def _target(self, ids: Tensor) -> Tensor:
-        """Of one caption, by itself: with others in a batch its last bits would depend on them, and so on what a
-        resumed run has kept."""
-        key = ids.numpy().tobytes()
-        found = self._kept.get(key)
-        if found is None:
-            # Mixed precision stays outside: what is learned from should not be rounded.
-            with without_autocast(self._text_encoder.device):
-                found = self._text_encoder(input_ids=ids[None].to(self._text_encoder.device)).last_hidden_state[0].cpu()
-            if (len(self._kept) + 1) * found.nbytes <= KEPT_BYTES:
-                self._kept[key] = found
-        return found
+    def _encoded(self, ids: Tensor) -> Tensor:
+        # Mixed precision stays outside: what is learned from should not be rounded.
+        with without_autocast(self._text_encoder.device):
+            return self._text_encoder(input_ids=ids.to(self._text_encoder.device)).last_hidden_state.cpu()
 
 
 def text_ids(caption: str) -> Tensor:
