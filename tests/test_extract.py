@@ -1,14 +1,18 @@
 """`extract`: what a model learned as a file that the host's Load LoRA puts on another checkpoint."""
 
+import dataclasses
 import re
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny_model import CONFIG, PIECES, write_tiny_checkpoint
 
 from blipdiff_impl.__main__ import main
 from blipdiff_impl.blip_diffusion.checkpoints import write_single_file
+from blipdiff_impl.stable_diffusion.config import UNetConfig
+from blipdiff_impl.stable_diffusion.ldm_names import canonical_unet_names
+from blipdiff_impl.stable_diffusion.unet_shapes import unet_shapes
 
 PARTS = ("unet", "text_encoder")
 
@@ -201,8 +205,6 @@ def test_a_transplant_stacks_and_has_a_strength(comfy, loaded, models, tmp_path)
 
 
 def test_models_of_other_sizes_are_not_transplanted(comfy, loaded, load, tmp_path):
-    import dataclasses
-
     other = dataclasses.replace(CONFIG, unet=dataclasses.replace(CONFIG.unet, layers_per_block=2))
     write_tiny_checkpoint(tmp_path / "other.safetensors", other, seed=3)
     error = comfy.module("blipdiff_impl.errors").SubjectError
@@ -226,3 +228,143 @@ def test_what_cannot_be_extracted_ends_in_a_sentence(models, tmp_path, capsys, a
     source, *rest = [paths.get(word, word) for word in arguments]
     status = main(["extract", source, str(tmp_path / "x.safetensors"), *rest])
     assert status == (2 if sentence else 0) and sentence in capsys.readouterr().err
+
+
+DEEP = dataclasses.replace(CONFIG, unet=dataclasses.replace(CONFIG.unet, layers_per_block=2))
+UNET, TEXT = "model.diffusion_model.", "cond_stage_model.transformer."
+
+
+def host_names(comfy, config):
+    """Canonical name -> LDM name, by the host's own table."""
+    from comfy.utils import unet_to_diffusers
+
+    return unet_to_diffusers(comfy.module("nodes.host.unet").host_config(config))
+
+
+def in_ldm_names(comfy, parts, config):
+    """The tensors of a single-file checkpoint around a UNet and a text encoder."""
+    names = host_names(comfy, config)
+    return {
+        **{UNET + names[name]: tensor for name, tensor in parts["unet"].items()},
+        **{TEXT + name: tensor for name, tensor in parts["text_encoder"].items()},
+        TEXT + "text_model.embeddings.position_ids": torch.arange(77)[None],
+        "first_stage_model.encoder.conv_in.bias": torch.ones(4),
+        "model_ema.diffusion_modelinput_blocks00bias": torch.ones(4),
+        "alphas_cumprod": torch.ones(1000),
+    }
+
+
+@pytest.fixture(scope="module")
+def deep(comfy, tmp_path_factory):
+    """A model with two layers a block, its base as a file of this pack, and the tensors of the base in LDM names."""
+    root = tmp_path_factory.mktemp("deep")
+    write_tiny_checkpoint(root / "model.safetensors", DEEP, seed=5)
+    parts = write_tiny_checkpoint(root / "base.safetensors", DEEP, seed=6)
+    return root / "model.safetensors", root / "base.safetensors", in_ldm_names(comfy, parts, DEEP.unet)
+
+
+def extracted(model, base, out, *options):
+    assert main(["extract", str(model), str(out), "--base", str(base), "--overwrite", *options]) == 0
+    return out.read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["convolutions", "linear", "ckpt"])
+def test_the_base_may_be_one_file_in_ldm_names(deep, tmp_path, kind):
+    model, base, tensors = deep
+    if kind == "linear":
+        tensors = {
+            name: tensor.flatten(1) if re.search(r"proj_(in|out)\.weight$", name) else tensor
+            for name, tensor in tensors.items()
+        }
+    if kind == "ckpt":
+        single = tmp_path / "sd15.ckpt"
+        torch.save({"state_dict": tensors, "global_step": 1}, single)
+    else:
+        single = tmp_path / "sd15.safetensors"
+        save_file(tensors, single)
+    for size in (("--full",), ("--rank", "4")):
+        wanted = extracted(model, base, tmp_path / "wanted.safetensors", *size)
+        assert extracted(model, single, tmp_path / "found.safetensors", *size) == wanted
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        UNetConfig(),
+        CONFIG.unet,
+        UNetConfig(block_out_channels=(32,), layers_per_block=3, attention_levels=(True,)),
+        UNetConfig(block_out_channels=(32, 64), layers_per_block=12, attention_levels=(False, True)),
+    ],
+)
+def test_ldm_names_are_those_of_the_hosts_unet(comfy, config):
+    """Names and shapes, one to one."""
+    from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+    from comfy.ops import disable_weight_init
+
+    names, shapes = canonical_unet_names(config), unet_shapes(config)
+    table = host_names(comfy, config)
+    assert names == {table[name]: name for name in shapes} and len(names) == len(shapes)
+    host_config = comfy.module("nodes.host.unet").host_config(config)
+    unet = UNetModel(**host_config, device="meta", operations=disable_weight_init)
+    assert {name: tuple(t.shape) for name, t in unet.state_dict().items()} == {k: shapes[v] for k, v in names.items()}
+
+
+def test_the_released_files_names():
+    names = canonical_unet_names(UNetConfig())
+    assert len(names) == len(set(names.values())) == 686
+    assert names["input_blocks.3.0.op.weight"] == "down_blocks.0.downsamplers.0.conv.weight"
+    assert names["output_blocks.2.1.conv.bias"] == "up_blocks.0.upsamplers.0.conv.bias"
+    assert names["output_blocks.5.2.conv.bias"] == "up_blocks.1.upsamplers.0.conv.bias"
+    assert names["output_blocks.11.1.proj_out.weight"] == "up_blocks.3.attentions.2.proj_out.weight"
+
+
+def without(tensors, start):
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith(start)}
+
+
+@pytest.mark.parametrize(
+    "change, sentence",
+    [
+        (
+            lambda t: without(t, UNET + "input_blocks.1.1.proj_in.weight"),
+            "1 tensor is missing: down_blocks.0.attentions.0.proj_in.weight",
+        ),
+        (
+            lambda t: without(t, TEXT + "text_model.final_layer_norm.bias"),
+            "1 tensor is missing: text_model.final_layer_norm.bias (64). The file is incomplete, or of another size",
+        ),
+        (
+            lambda t: t | {UNET + "input_blocks.99.0.bias": torch.ones(4)},
+            "1 tensor is unexpected: model.diffusion_model.input_blocks.99.0.bias",
+        ),
+        (lambda t: t | {UNET + "conv_in.bias": torch.ones(32)}, "unexpected: model.diffusion_model.conv_in.bias"),
+        (lambda t: t | {UNET + "input_blocks.0.0.weight": torch.ones(32, 9, 3, 3)}, "a model of another size"),
+        (lambda t: without(t, TEXT), "has no text encoder to compare with. Give stock Stable Diffusion 1.5 whole"),
+        (lambda t: t | {UNET + "label_emb.0.0.bias": torch.ones(4)}, "is Stable Diffusion XL, not Stable Diffusion"),
+        (
+            lambda t: without(t, TEXT) | {"conditioner.embedders.0.transformer.x": torch.ones(4)},
+            "is Stable Diffusion XL, not",
+        ),
+        (
+            lambda t: without(t, TEXT) | {"cond_stage_model.model.ln_final.bias": torch.ones(4)},
+            "is Stable Diffusion 2, not Stable Diffusion 1.5. Give the model that yours was trained from",
+        ),
+        (lambda t: {UNET + "double_blocks.0.x": torch.ones(4)}, "is Stable Diffusion 3 or Flux, not"),
+    ],
+)
+def test_a_base_that_is_not_stable_diffusion_15_ends_in_a_sentence(deep, tmp_path, capsys, change, sentence):
+    base, out = tmp_path / "base.safetensors", tmp_path / "out.safetensors"
+    save_file(change(deep[2]), base)
+    assert main(["extract", str(deep[0]), str(out), "--base", str(base)]) == 2
+    assert sentence in capsys.readouterr().err and not out.exists()
+
+
+def test_a_base_of_other_levels_or_cut_short_ends_in_a_sentence(deep, models, tmp_path, capsys):
+    base, out = tmp_path / "base.safetensors", tmp_path / "out.safetensors"
+    save_file(deep[2], base)
+    assert main(["extract", str(models[1]), str(out), "--base", str(base)]) == 2
+    said = capsys.readouterr().err
+    assert "unexpected: model.diffusion_model." in said and "The file belongs to a model of another size." in said
+    base.write_bytes(base.read_bytes()[:-1000])
+    assert main(["extract", str(deep[0]), str(out), "--base", str(base)]) == 2
+    assert "damaged or incomplete" in capsys.readouterr().err and not out.exists()

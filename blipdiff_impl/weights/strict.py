@@ -61,6 +61,11 @@ def _cure(misshapen: bool, missing: bool, layout: str) -> str:
             "A fine-tuned file holds only what was trained. Choose as base_model the checkpoint it was made from, and "
             "the rest is taken from there; if this is one already, the two do not belong together."
         )
+    if missing and layout == "LDM file":
+        return (
+            "The file is incomplete, or of another size than the model that is compared with it: give the one that the "
+            "model was trained from."
+        )
     if missing:
         return "The file is incomplete or of another kind of model: download it again."
     return "The file is of another kind of model, or was saved with additions that this pack does not know."

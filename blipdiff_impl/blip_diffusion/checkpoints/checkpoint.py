@@ -68,7 +68,7 @@ class Checkpoint:
     """A checkpoint of any layout. Opening reads headers only; `part` loads, strictly checked.
 
     Attributes:
-        layout: "single file", "diffusers folder", "LAVIS folder" or "state dict".
+        layout: "single file", "diffusers folder", "LAVIS folder", "state dict" or "LDM file".
         path: the file or folder it was opened from.
         config: sizes of the components.
         warnings: sentences about the weights that the user should see.

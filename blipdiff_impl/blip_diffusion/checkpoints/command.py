@@ -43,7 +43,11 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     )
     extracting.add_argument("source", help="folder or file of any layout")
     extracting.add_argument("destination", help="the .safetensors file to write")
-    extracting.add_argument("--base", required=True, help="stock Stable Diffusion 1.5 as a diffusers folder")
+    extracting.add_argument(
+        "--base",
+        required=True,
+        help="stock Stable Diffusion 1.5, as one file such as v1-5-pruned-emaonly.safetensors or as a diffusers folder",
+    )
     size = extracting.add_mutually_exclusive_group()
     size.add_argument("--rank", type=int, default=64, help="of the factors of each matrix (default: 64)")
     size.add_argument(

@@ -18,7 +18,7 @@ from ...weights.writing import write_tensors
 from ..stored_weights import exact_changes, store_factors
 from ..subject_file import weight_name
 from .checkpoint import Checkpoint
-from .opening import open_checkpoint
+from .opening import open_base, open_checkpoint
 
 MOST_RANK = 1024
 PARTS = ("unet", "text_encoder")
@@ -57,7 +57,7 @@ def extract(
 
     Args:
         source: a model of any layout.
-        base: stock Stable Diffusion 1.5, as a diffusers folder or a file of this pack.
+        base: stock Stable Diffusion 1.5, as a diffusers folder, as one file in LDM names, or as a file of this pack.
         rank: of the factors of each matrix; biases, norms and embeddings are left out. None writes every difference in
             float32.
         energy: takes the place of `rank`: the smallest rank with which the matrices of each part keep this share of
@@ -67,7 +67,8 @@ def extract(
         CheckpointError: a part is missing in either, or of another size, or nothing differs.
         SubjectError: no rank keeps this share.
     """
-    model, stock = open_checkpoint(source), open_checkpoint(base)
+    model = open_checkpoint(source)
+    stock = open_base(base, model.config)
     for part in PARTS:
         model.check(part)
         _require_part(stock, part, model)
@@ -145,8 +146,8 @@ def _least_rank(model: Checkpoint, stock: Checkpoint, part: str, share: float) -
 def _require_part(stock: Checkpoint, part: str, model: Checkpoint) -> None:
     if not stock.has(part):
         raise CheckpointError(
-            f"{stock.path} has no {part.replace('_', ' ')} to compare with. Give stock Stable Diffusion 1.5 as a "
-            "diffusers folder."
+            f"{stock.path} has no {part.replace('_', ' ')} to compare with. Give stock Stable Diffusion 1.5 whole, "
+            "as one file or as a diffusers folder."
         )
     stock.check(part)
     if getattr(stock.config, part) != getattr(model.config, part):

@@ -8,10 +8,12 @@ from ...errors import CheckpointError
 from ...weights.folders import entries, exists, listing, what_was_found
 from ...weights.opening import open_tensor_file
 from ...weights.safetensors_file import SafetensorsFile
+from ...weights.tensor_file import TensorFile
 from ..config import RELEASED, ModelConfig
 from .checkpoint import Checkpoint
 from .layout_diffusers import open_diffusers_folder
 from .layout_lavis import open_lavis_folder
+from .layout_ldm import is_ldm_file, open_ldm_file
 from .layout_single import is_single_file, open_single_file
 from .layout_state_dict import open_state_dict
 
@@ -33,13 +35,34 @@ def open_checkpoint(path: str | Path, config: ModelConfig | None = None) -> Chec
     Raises:
         CheckpointError: there is nothing, it cannot be read, or it is of no known layout.
     """
-    sizes = config or RELEASED
+    sizes, path = config or RELEASED, _existing(path)
+    return _open_folder(path, sizes) if path.is_dir() else _open_file(open_tensor_file(path), sizes)
+
+
+def open_base(path: str | Path, config: ModelConfig) -> Checkpoint:
+    """What a model was trained from: as `open_checkpoint`, and stock Stable Diffusion 1.5 as one file in LDM names.
+
+    Args:
+        config: sizes of the model, which are taken for those of a file in LDM names.
+
+    Raises:
+        CheckpointError: as `open_checkpoint`, or the file is of another Stable Diffusion.
+    """
+    path = _existing(path)
+    if path.is_dir():
+        return _open_folder(path, RELEASED)
+    file = open_tensor_file(path)
+    return open_ldm_file(file, config) if is_ldm_file(file) else _open_file(file, RELEASED)
+
+
+def _existing(path: str | Path) -> Path:
     path = TOYBOX_FILE if str(path) == TOYBOX else Path(path)
     if not exists(path):
         raise CheckpointError(f"There is no checkpoint {path.name}. {what_was_found(path.parent, (path.name,))}")
-    if path.is_dir():
-        return _open_folder(path, sizes)
-    file = open_tensor_file(path)
+    return path
+
+
+def _open_file(file: TensorFile, sizes: ModelConfig) -> Checkpoint:
     if isinstance(file, SafetensorsFile) and is_single_file(file):
         return open_single_file(file)
     return open_state_dict(file, sizes)
