@@ -26,10 +26,4 @@ def count_asked(monkeypatch):
     for name in ASKING:
         count(name)
     count("to", lambda *args, **kwargs: "cpu" in (kwargs.get("device"), *args[:1]))
-    for name in ("__getitem__", "__setitem__"):  # as many values as are true: the size has to be known
-        count(name, lambda index, *value: any(map(is_mask, index if isinstance(index, tuple) else (index,))))
     return asked
-
-
-def is_mask(index):
-    return isinstance(index, torch.Tensor) and index.dtype == torch.bool
