@@ -45,8 +45,8 @@ def canonical_unet_names(config: UNetConfig) -> dict[str, str]:
 def _modules(config: UNetConfig) -> dict[str, str]:
     """Canonical name -> LDM name, for the modules of every level, whether it has all of them or not.
 
-    A level takes `layers_per_block + 1` numbers on either way: the last of them is the downsampler on the way down, and
-    one more layer on the way up, with the upsampler behind it.
+    A level takes `layers_per_block + 1` numbers among the down blocks and among the up blocks: the last of them is the
+    downsampler in the first, and one more layer in the second, with the upsampler behind it.
     """
     modules = dict(_ENDS_AND_MIDDLE)
     layers, levels = config.layers_per_block, len(config.block_out_channels)
