@@ -18,7 +18,7 @@ _ENDS_AND_MIDDLE = {
     "conv_norm_out": "out.0",
     "conv_out": "out.2",
 }
-_IN_RESNET = {
+IN_RESNET = {
     "norm1": "in_layers.0",
     "conv1": "in_layers.2",
     "time_emb_proj": "emb_layers.1",
@@ -37,7 +37,7 @@ def canonical_unet_names(config: UNetConfig) -> dict[str, str]:
         inner = name.removeprefix(f"{module}.")
         if ".resnets." in module:  # transformers are named alike inside
             layer, _, kind = inner.partition(".")
-            inner = f"{_IN_RESNET[layer]}.{kind}"
+            inner = f"{IN_RESNET[layer]}.{kind}"
         names[f"{modules[module]}.{inner}"] = name
     return names
 

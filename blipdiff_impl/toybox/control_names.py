@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import re
 
-_INSIDE_RESNET = {
-    "norm1": "in_layers.0",
-    "conv1": "in_layers.2",
-    "time_emb_proj": "emb_layers.1",
-    "norm2": "out_layers.0",
-    "conv2": "out_layers.3",
-}
+from ..stable_diffusion.ldm_names import IN_RESNET
+
 # The host numbers the down blocks through: the first convolution, then a layer and a downsampling for each level.
 _PLACES = (
     (r"conv_in", lambda m: "input_blocks.0.0"),
-    (r"down_blocks\.(\d)\.resnets\.0\.(\w+)", lambda m: f"input_blocks.{2 * int(m[1]) + 1}.0.{_INSIDE_RESNET[m[2]]}"),
+    (r"down_blocks\.(\d)\.resnets\.0\.(\w+)", lambda m: f"input_blocks.{2 * int(m[1]) + 1}.0.{IN_RESNET[m[2]]}"),
     (r"down_blocks\.(\d)\.attentions\.0", lambda m: f"input_blocks.{2 * int(m[1]) + 1}.1"),
     (r"down_blocks\.(\d)\.downsamplers\.0\.conv", lambda m: f"input_blocks.{2 * int(m[1]) + 2}.0.op"),
-    (r"mid_block\.resnets\.(\d)\.(\w+)", lambda m: f"middle_block.{2 * int(m[1])}.{_INSIDE_RESNET[m[2]]}"),
+    (r"mid_block\.resnets\.(\d)\.(\w+)", lambda m: f"middle_block.{2 * int(m[1])}.{IN_RESNET[m[2]]}"),
     (r"mid_block\.attentions\.0", lambda m: "middle_block.1"),
     (r"controlnet_cond_embedding\.conv_in", lambda m: "input_hint_block.0"),
     (r"controlnet_cond_embedding\.blocks\.(\d)", lambda m: f"input_hint_block.{2 * int(m[1]) + 2}"),

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..blip_diffusion.pipeline import SubjectPipeline
 from ..prompts.rows import ROW
 from ..stable_diffusion.config import VAE_FACTOR
-from ..stable_diffusion.noise import TRAIN_TIMESTEPS, alphas_bar, error_weights
+from ..stable_diffusion.noise import TRAIN_TIMESTEPS, add_noise, alphas_bar, error_weights
 from ..toy_world import prompts
 from ..toy_world.bank import CACHE
 from ..toy_world.scenes import EMPTY_SHARE, MAX_THINGS, ROW_SHARE, TEXT_SHARE, draw_text, scene_row, word_column
@@ -143,10 +143,6 @@ class SceneData:
             drawn.append(draw_prompt([CATEGORIES[k] for k in labels[3 : 3 + count]], BACKGROUND_NAMES[labels[1]], rng))
             boxes = arrays["boxes"][i, :count] / VAE_FACTOR
             masks[i, :count] = draw_regions(boxes, self.size, self.name == "wide", rng)
-        times = torch.from_numpy((rng.permutation(size) + rng.uniform(size=size)) / size * TRAIN_TIMESTEPS).long()
-        noise = torch.from_numpy(rng.standard_normal((size, 4, *self.size[::-1]), dtype=np.float32))
-        alphas = self.alphas[times]
-        alpha = alphas[:, None, None, None]
         cells = torch.from_numpy(arrays["cells"].astype(np.float32) / 255).sum(1, keepdim=True).clamp(max=1)
         latents = torch.from_numpy(arrays["latents"]).float()
         return {
@@ -154,11 +150,24 @@ class SceneData:
             "prompts": drawn,
             "vectors": torch.from_numpy(arrays["vectors"]).float(),
             "masks": torch.from_numpy(masks),
-            "noisy": alpha.sqrt() * latents + (1 - alpha).sqrt() * noise,
-            "noise": noise,
-            "times": times,
-            "weight": error_weights(alphas, cells, MIN_SNR, MASK_WEIGHT),
+            **noised(latents, cells, self.alphas, rng),
         }
+
+
+def noised(latents: Tensor, cells: Tensor, alphas_bar: Tensor, rng: np.random.Generator) -> dict[str, Tensor]:
+    """Noise at times that cover all of them evenly: `noisy`, `noise`, `times`, and what each place counts, `weight`.
+
+    Args:
+        latents: `[B, 4, h, w]`.
+        cells: share of things in each latent cell, `[B, 1, h, w]`.
+    """
+    size = len(latents)
+    times = torch.from_numpy((rng.permutation(size) + rng.uniform(size=size)) / size * TRAIN_TIMESTEPS).long()
+    noise = torch.from_numpy(rng.standard_normal(tuple(latents.shape), dtype=np.float32))
+    alphas = alphas_bar[times]
+    noisy = add_noise(latents, noise, alphas)
+    weight = error_weights(alphas, cells, MIN_SNR, MASK_WEIGHT)
+    return {"noisy": noisy, "noise": noise, "times": times, "weight": weight}
 
 
 @torch.no_grad()

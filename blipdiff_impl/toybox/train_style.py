@@ -20,7 +20,7 @@ from torch.nn.utils import parametrize
 from ..blip_diffusion.pipeline import SubjectPipeline
 from ..blip_diffusion.stored_weights import store_factors
 from ..stable_diffusion.config import VAE_FACTOR
-from ..stable_diffusion.noise import TRAIN_TIMESTEPS, alphas_bar, error_weights
+from ..stable_diffusion.noise import alphas_bar
 from ..toy_world import prompts
 from ..toy_world.bank import CACHE
 from ..toy_world.render import LARGE_SIZE, PICTURE_SIZE, render_picture, render_reference
@@ -29,7 +29,7 @@ from ..toy_world.two_colours import in_two_colours
 from ..toy_world.world import BACKGROUND_NAMES, CATEGORIES, captions, subject_from_seed
 from ..training.optimisers import fast_type
 from ..weights.writing import write_tensors
-from .train_scenes import MASK_WEIGHT, MIN_SNR, Prompt, RegionAttention, conditions
+from .train_scenes import Prompt, RegionAttention, conditions, noised
 from .train_subject import category_ids, to_pixels
 from .training import Optimiser, train_steps
 
@@ -121,15 +121,7 @@ class Pictures:
         """Noised latents of some pictures and all that belongs to them; `rows` says which."""
         rows = rng.choice(len(self.plain), count, replace=False)
         latents = (self.styled if styled else self.plain)[rows]
-        times = torch.from_numpy((rng.permutation(count) + rng.uniform(size=count)) / count * TRAIN_TIMESTEPS).long()
-        noise = torch.from_numpy(rng.standard_normal(latents.shape, dtype=np.float32))
-        alphas = self.alphas[times]
-        alpha = alphas[:, None, None, None]
-        return {
-            "rows": torch.from_numpy(rows), "times": times, "noise": noise,
-            "noisy": alpha.sqrt() * latents + (1 - alpha).sqrt() * noise,
-            "weight": error_weights(alphas, self.cells[rows], MIN_SNR, MASK_WEIGHT),
-        }  # fmt: skip
+        return {"rows": torch.from_numpy(rows), **noised(latents, self.cells[rows], self.alphas, rng)}
 
     def texts(self, rows: Tensor, rng: np.random.Generator) -> list[str]:
         """A prompt for each, in the released template."""
