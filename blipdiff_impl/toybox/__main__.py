@@ -24,6 +24,7 @@ def _run(arguments: list[str] | None) -> None:
     parser.add_argument("stage", choices=sorted(STAGES))
     parser.add_argument("--minutes", type=float, help="length of a training stage over all its runs")
     parser.add_argument("--steps", type=int, help="of each of the two trainings of `style`, over all its runs")
+    parser.add_argument("--seed", type=int, default=11, help="of `scenes`; another one where it trains the model further")
     parser.add_argument("--process", type=int, default=0, help="number of this process, where several share a stage")
     parser.add_argument("--processes", type=int, default=1, help="how many share it; start each with its own number")
     parser.add_argument("--subjects", type=int, default=256, help="held-out subjects that `numbers` and `sheet` draw")
@@ -39,6 +40,7 @@ def _run(arguments: list[str] | None) -> None:
     require_in_range("processes", options.processes, 1, 1024)
     require_in_range("process", options.process, 0, options.processes - 1)
     require_in_range("subjects", options.subjects, 1, 100_000)
+    require_in_range("seed", options.seed, 0, 2**32 - 1)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout)
     STAGES[options.stage](options)
 
@@ -106,7 +108,7 @@ def _scene_bank(options: argparse.Namespace) -> None:
 def _scenes(options: argparse.Namespace) -> None:
     from .train_scenes import train_scenes
 
-    train_scenes(options.minutes or 110)
+    train_scenes(options.minutes or 76, options.seed)
 
 
 def _large_decoder(options: argparse.Namespace) -> None:

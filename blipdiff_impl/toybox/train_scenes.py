@@ -246,10 +246,11 @@ class RegionAttention:
         return attn.to_out[0](mixed)
 
 
-def train_scenes(minutes: float, large: int = 16, small: int = 16, rate: float = 1e-3, seed: int = 11) -> None:
+def train_scenes(minutes: float, seed: int = 11, large: int = 16, small: int = 16, rate: float = 1e-3) -> None:
     """Train for `minutes` in all (resumed runs count) and write `scenes.pt`.
 
     Args:
+        seed: of the batches; a run from a model that one seed has made takes another.
         large: pictures of 192 pixels in a step; small: of 96 (every third step half as many, twice as wide).
     """
     pipeline = SubjectPipeline.from_checkpoint("toybox")
