@@ -5,7 +5,7 @@ import { app } from "../../scripts/app.js";
 
 const FOLDER = decodeURIComponent(new URL(import.meta.url).pathname.split("/").at(-2));
 const OURS = /\.blipdiff_impl\.(\w+\.)*errors\.\w+$/;
-let shown = [];
+const takeAway = [];
 
 function definition(type) {
   return LiteGraph.registered_node_types[type]?.nodeData;
@@ -17,14 +17,24 @@ function isOurs(type) {
 
 function explain(id, type, sentence) {
   const node = String(id).includes(":") ? null : app.graph?.getNodeById?.(id);
-  const message = { severity: "error", summary: node?.title ?? definition(type)?.display_name ?? type, detail: sentence };
-  shown.push(message);
-  app.extensionManager.toast.add(message);
+  takeAway.push(toast(node?.title ?? definition(type)?.display_name ?? type, sentence));
+}
+
+// Shows an error; what it returns takes the toast away again. Newer front ends know a toast by its number, older ones
+// by the message itself.
+function toast(summary, detail) {
+  const toasts = app.extensionManager.toast;
+  if (toasts.dismiss) {
+    const number = toasts.error(summary, { description: detail });
+    return () => toasts.dismiss(number);
+  }
+  const message = { severity: "error", summary, detail };
+  toasts.add(message);
+  return () => toasts.remove?.(message);
 }
 
 function clear() {
-  for (const message of shown) app.extensionManager.toast.remove?.(message);
-  shown = [];
+  for (const away of takeAway.splice(0)) away();
 }
 
 // The host lays a refusal on every input that took part in the check; the sentence begins with the one it is about.
