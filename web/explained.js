@@ -2,22 +2,13 @@
 // value. Errors of other packs are left to the host.
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
+import { definition, isOurs, nodeOf } from "./our_nodes.js";
 
-const FOLDER = decodeURIComponent(new URL(import.meta.url).pathname.split("/").at(-2));
 const OURS = /\.blipdiff_impl\.(\w+\.)*errors\.\w+$/;
 const takeAway = [];
 
-function definition(type) {
-  return LiteGraph.registered_node_types[type]?.nodeData;
-}
-
-function isOurs(type) {
-  return definition(type)?.python_module === `custom_nodes.${FOLDER}`;
-}
-
 function explain(id, type, sentence) {
-  const node = String(id).includes(":") ? null : app.graph?.getNodeById?.(id);
-  takeAway.push(toast(node?.title ?? definition(type)?.display_name ?? type, sentence));
+  takeAway.push(toast(nodeOf(id)?.title ?? definition(type)?.display_name ?? type, sentence));
 }
 
 // Shows an error; what it returns takes the toast away again. Newer front ends know a toast by its number, older ones

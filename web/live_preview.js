@@ -2,14 +2,14 @@
 // in it, beside the curve, so the preview goes when the outcome is there.
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
+import { nodeOf } from "./our_nodes.js";
 
 app.registerExtension({
   name: "blip-diffusion-subjects.live_preview",
   setup() {
     api.addEventListener("executed", ({ detail }) => {
       const id = detail.display_node ?? detail.node;
-      const inner = String(id).includes(":");
-      if (!inner && app.graph?.getNodeById?.(id)?.type !== "SubjectFinetune") return;
+      if (nodeOf(id)?.type !== "SubjectFinetune") return;
       // The front end has no public call for it; where this store is another, both pictures stay.
       if (detail.output?.images) app.extensionManager._p?._s?.get("nodeOutput")?.revokePreviewsByExecutionId?.(id);
     });
