@@ -26,6 +26,11 @@ BOXES = """(() => {
     return [app.graph.nodes.map(node => [`${node.type} ${node.id}`, ...sides(node, LiteGraph.NODE_TITLE_HEIGHT)]),
             app.graph.groups.map(group => [group.title, ...sides(group, 0)])]
 })()"""
+PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
+WIDGETS_IN_VIEW = """[...document.querySelectorAll('[data-testid=app-mode-widget-item]')].filter((item) => {
+    const {left, right} = item.getBoundingClientRect()
+    return left >= 0 && right > left && right <= innerWidth
+}).length"""
 BYPASSED = 4  # `mode` of a node
 # Those that run with what the pack brings along.
 RUNNABLE = [path for path in WORKFLOWS if not names_released_model(read(path))]
@@ -112,6 +117,21 @@ def test_it_is_a_form_in_app_mode(opened):
     page.evaluate("app.extensionManager.command.execute('Comfy.ToggleLinear')")
     page.wait_for_selector('[data-testid="linear-widgets"]', state="detached")
     page.evaluate("app.extensionManager.setting.set('Comfy.VueNodes.Enabled', false)")
+
+
+def test_the_form_fits_a_phone(browser, host):
+    """Whatever App Mode lists lies between the sides of a small screen, the button in view below it."""
+    with open_front_end(browser, host.url, **PHONE) as page:
+        for path in RUNNABLE:
+            workflow = read(path)
+            bypassed = {node["id"] for node in workflow["nodes"] if node["mode"] == BYPASSED}
+            listed = [widget for node, widget in workflow["extra"]["linearData"]["inputs"] if node not in bypassed]
+            page.evaluate("workflow => app.loadGraphData(workflow)", workflow)
+            page.evaluate("app.extensionManager.command.execute('Comfy.ToggleLinear')")
+            page.get_by_text("Edit & Run").click()
+            page.wait_for_function(f"{WIDGETS_IN_VIEW} === {len(listed)}")
+            button = page.locator('[data-testid="linear-run-button"]').bounding_box()
+            assert button["y"] + button["height"] <= PHONE["viewport"]["height"], path.stem
 
 
 def require_tidy_in_nodes_2(page):

@@ -81,12 +81,13 @@ def launched_browser():
 
 
 @contextmanager
-def open_front_end(browser, url):
+def open_front_end(browser, url, **context_options):
     """A Playwright page that shows the host's front end, ready for use, in a profile of its own.
 
+    Playwright's options of a context are those of a desktop window, 1600x1000, without `context_options`.
     `page.errors` collects the text of every uncaught JavaScript error and of every error on the console.
     """
-    context = browser.new_context(viewport={"width": 1600, "height": 1000})
+    context = browser.new_context(**{"viewport": {"width": 1600, "height": 1000}} | context_options)
     context.set_default_timeout(SLOW_MACHINE_MS)
     page = context.new_page()
     page.errors = []
