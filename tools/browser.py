@@ -24,7 +24,13 @@ FLAGS = (
 SLOW_MACHINE_MS = 300_000  # opening the front end takes 4 s on two idle cores
 # What the front end of a fresh profile complains of by itself: files of the user that are not there yet, and models of
 # the graph that it starts with, whose size it asks for in vain.
-HOST_NOISE = ("user.css", "/api/userdata", "ComfyApp graph accessed before initialization", "missingModelDownload")
+HOST_NOISE = (
+    "user.css",
+    "/api/userdata",
+    "ComfyApp graph accessed before initialization",
+    "missingModelDownload",
+    "missingModelMetadata",
+)
 GREETING = "[role=dialog]"  # the template browser greets new users; newer front ends at every start until it is closed
 READY = (
     "window.app?.isGraphReady && window.app.extensionManager"
