@@ -25,7 +25,7 @@ def renderer(request, page):
         workflow = read(ROOT / "workflows" / "zero_shot.json")
         page.evaluate("workflow => app.loadGraphData(workflow)", workflow)
         page.evaluate("() => { const named = type => app.graph.nodes.find(n => n.type === type);" + change + "}")
-        page.evaluate("app.queuePrompt(0, 1)")  # the button lies under the templates that a fresh profile is shown
+        page.evaluate("app.queuePrompt(0, 1)")
 
     yield opened
     page.evaluate("app.extensionManager.setting.set('Comfy.VueNodes.Enabled', false)")

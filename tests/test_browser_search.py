@@ -57,7 +57,6 @@ NAMES = """([name, others]) => {
 @pytest.fixture(scope="module")
 def page(browser, host):
     with open_front_end(browser, host.url) as front_end:
-        front_end.keyboard.press("Escape")  # the template browser greets new users
         front_end.evaluate(PLACE)
         yield front_end
 

@@ -31,7 +31,7 @@ HOST_NOISE = (
     "missingModelDownload",
     "missingModelMetadata",
 )
-GREETING = "[role=dialog]"  # the template browser greets new users; newer front ends at every start until it is closed
+GREETED = "Comfy.TutorialCompleted"  # else the template browser greets new users, some time after the start
 READY = (
     "window.app?.isGraphReady && window.app.extensionManager"
     " && Object.keys(LiteGraph.registered_node_types).length > 300"
@@ -100,11 +100,10 @@ def open_front_end(browser, url, **context_options):
     page.on("pageerror", lambda error: page.errors.append(str(error)))
     page.on("console", lambda message: page.errors.extend(_complaint(message)))
     try:
+        page.request.post(f"{url}/api/settings/{GREETED}", data="true", headers={"Content-Type": "application/json"})
         page.goto(url)
         page.wait_for_function(READY)
         page.wait_for_load_state("networkidle")  # the graph that the front end starts with has been checked
-        if page.locator(GREETING).count():
-            page.keyboard.press("Escape")
         yield page
     finally:
         context.close()
