@@ -17,7 +17,7 @@ from blipdiff_impl.gill.pipeline import load_gill
 from blipdiff_impl.gill.pretraining.task import GILLTask
 from blipdiff_impl.gill.text_encoder import text_encoder_fingerprint
 from blipdiff_impl.gill.vision import ClipVision
-from blipdiff_impl.toy_gill import corpus, language, samples, tower, train
+from blipdiff_impl.toy_gill import corpus, language, prefix, samples, tower, train
 from blipdiff_impl.toy_gill.corpus import HELD_OUT, draw_conversation
 from blipdiff_impl.toy_world.world import BACKGROUND_NAMES, CATEGORIES, captions
 from blipdiff_impl.toybox.training import Clock
@@ -154,8 +154,42 @@ def test_samples_with_things_name_the_picture_that_shows_it(source):
 
 # --- training
 
-SMALL_LANGUAGE = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "ffn_dim": 16,
+SMALL_LANGUAGE = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "ffn_dim": 16,
                   "max_position_embeddings": 160}  # fmt: skip
+
+
+def looking(ids, looked_up):
+    """Attentions of two layers over these words: the first looks back as guided, the second at given places."""
+    count = len(ids)
+    first = torch.zeros(1, 4, count, count)
+    for back in range(1, language.LOOK_BACK + 1):
+        for at in range(back, count):
+            first[0, back - 1, at, at - back] = 1
+    second = torch.full((1, 4, count, count), 1 / count)
+    for at, place in looked_up.items():
+        second[0, :, at] = 0
+        second[0, :, at, place] = 1
+    return first, second
+
+
+@pytest.mark.parametrize(
+    ("ids", "answered", "places"),
+    [
+        ([2, 5, 6, 7, 9, 5, 6, 7], (5, 6), {5: 2, 6: 3}),
+        ([2, 3, 5, 6, 4, 5, 6, 4, 5, 6], (8,), {8: 6}),  # 5 stood twice before 6, once of them behind 4 as here
+        ([2, 3, 5, 6, 4, 5, 7, 4, 5, 6], (8,), {8: 3}),  # what comes next decides first
+    ],
+)
+def test_the_language_model_is_told_where_to_look(ids, answered, places):
+    answers = torch.zeros(1, len(ids) - 1, dtype=torch.bool)
+    answers[0, list(answered)] = True
+    words = torch.tensor([ids])
+    assert float(language._guidance(looking(ids, places), words, answers)) == 0
+    for at, place in places.items():
+        wrong = looking(ids, places | {at: place - 1})
+        assert float(language._guidance(wrong, words, answers)) > 3
+    nowhere = torch.zeros_like(answers)  # no answer, nothing to look up
+    assert float(language._guidance(looking(ids, {}), words, nowhere)) == 0
 
 
 def test_the_language_model_resumes_to_the_bit(tmp_path, monkeypatch):
@@ -218,8 +252,9 @@ def test_the_tower_resumes_to_the_bit(tmp_path, monkeypatch):
     assert whole.keys() == resumed.keys() and all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
-def test_the_second_mapper_is_all_that_its_training_changes(source, tmp_path, monkeypatch):
-    """Two steps beside random learned parts, whose file it goes with; `source` has a small bank."""
+@pytest.fixture
+def places(source, tmp_path, monkeypatch):
+    """Folders of a small language model, a tower and a text encoder, and settings of a small training with them."""
     places = {name: tmp_path / name for name in ("opt", "clip_vision", "text_encoder")}
     monkeypatch.setattr(language, "LANGUAGE", places["opt"])
     monkeypatch.setattr(language, "SIZES", SMALL_LANGUAGE)
@@ -231,7 +266,29 @@ def test_the_second_mapper_is_all_that_its_training_changes(source, tmp_path, mo
     monkeypatch.setattr(train, "FOLDER", tmp_path)
     monkeypatch.setattr(train, "SETTINGS", train.SETTINGS | dict(named) | {
         "batch_size": 4, "mapper_width": 16, "mapper_layers": 1, "mapper_feed_forward": 24, "precision": "no",
+        "out": str(tmp_path / "gill"),
     })  # fmt: skip
+    return places
+
+
+def test_gill_learns_with_the_prefix_in_closed_form(places, source, monkeypatch):
+    """The prefix stays, all else that one step reaches changes."""
+    monkeypatch.setattr(prefix, "BANK", samples.BANK)
+    monkeypatch.setattr(train, "fit_prefix", lambda *given: prefix.fit_prefix(*given, count=40))
+    monkeypatch.setattr(prefix, "BANK_VIEWS", 40)
+    task = train.ToyGILLTask(train._settings({}))
+    before = {name: value.clone() for name, value in task.model.parts.state_dict().items()}
+    expected = GILLTask(train._settings({})).model.parts
+    prefix.fit_prefix(expected, task.frozen.language, task.frozen.vision, count=40)
+    after = load_file(train.train_gill(1))
+    for name in ("visual_embeddings.weight", "visual_embeddings.bias"):
+        assert torch.equal(before[name], expected.state_dict()[name]) and torch.equal(after[name], before[name])
+    changed = {name for name in after if not torch.equal(after[name], before[name])}
+    assert {"gen_text_hidden_fcs.0.model.weight", "rows"} & changed
+
+
+def test_the_second_mapper_is_all_that_its_training_changes(places, tmp_path):
+    """Two steps beside random learned parts, whose file it goes with; `source` has a small bank."""
     gill_file = tmp_path / "gill" / "gill.safetensors"
     gill_file.parent.mkdir()
     save_gill(GILLTask(train._settings({})).model.parts, gill_file, torch.float32)

@@ -48,11 +48,21 @@ SETTINGS = {
 }  # fmt: skip
 
 
+class ToyGILLTask(GILLTask):
+    """GILL's training with the visual prefix in closed form, which stays: all else is learned for the pictures that the
+    finished model reads."""
+
+    def __init__(self, settings: GILLSettings):
+        super().__init__(settings)
+        fit_prefix(self.model.parts, self.frozen.language, self.frozen.vision)
+        self.model.parts.visual_embeddings.requires_grad_(False)
+
+
 def train_gill(steps: int | None = None) -> Path:
     """The three losses; resumes from the newest checkpoint."""
     write_text_encoder()
     settings = _settings({"steps": steps} if steps else {})
-    return train_stage(settings, lambda _: ToyConversations(), GILLTask)
+    return train_stage(settings, lambda _: ToyConversations(), ToyGILLTask)
 
 
 def train_decision(count: int = 800) -> None:
@@ -74,7 +84,7 @@ def train_decision(count: int = 800) -> None:
 
 
 def export(path: Path = TOY_FILE) -> None:
-    """Everything in one file, in float16; the visual prefix is the one in closed form."""
+    """Everything in one file, in float16."""
     cells = VISION_CELLS
     vision = ClipVision.from_folder(TOWER, cells=cells)
     own = vision.network.config
@@ -82,7 +92,6 @@ def export(path: Path = TOY_FILE) -> None:
     language = LanguageConfig(vocab_size=model.network.config.vocab_size, **SIZES)
     sizes = {name: getattr(own, name) for name in VisionConfig.__dataclass_fields__ if name != "cells"}
     companions = Companions(language=language, vision=VisionConfig(**sizes, cells=cells))
-    fit_prefix(parts, model, vision)
     save_whole_gill(parts, model, vision, companions, path, torch.float16, overwrite=True)
 
 

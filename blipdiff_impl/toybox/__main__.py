@@ -24,7 +24,7 @@ def _run(arguments: list[str] | None) -> None:
     parser.add_argument("stage", choices=sorted(STAGES))
     parser.add_argument("--minutes", type=float, help="length of a training stage over all its runs")
     parser.add_argument("--steps", type=int, help="of each of the two trainings of `style`, over all its runs")
-    parser.add_argument("--seed", type=int, default=11, help="of `scenes`; another one where it trains the model further")
+    parser.add_argument("--seed", type=int, default=11, help="of `scenes`; another one to train further")
     parser.add_argument("--process", type=int, default=0, help="number of this process, where several share a stage")
     parser.add_argument("--processes", type=int, default=1, help="how many share it; start each with its own number")
     parser.add_argument("--subjects", type=int, default=256, help="held-out subjects that `numbers` and `sheet` draw")
