@@ -115,7 +115,6 @@ def graph_picture(url, workflow):
     """The graph in the front end, cut to the canvas."""
     with launched_browser() as browser, open_front_end(browser, url) as page:
         page.evaluate("async graph => { await app.loadGraphData(graph) }", json.loads(workflow.read_text()))
-        page.keyboard.press("Escape")  # the template browser greets new users
         page.wait_for_timeout(1000)
         page.evaluate(SHOW_ALL, WINDOW)
         page.add_style_tag(

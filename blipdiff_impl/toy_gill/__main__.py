@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import sys
 from pathlib import Path
@@ -31,9 +32,10 @@ def _run(arguments: list[str] | None) -> None:
 
 
 def _language(options: argparse.Namespace) -> None:
-    from .language import train_language
+    from .language import measure_language, train_language
 
     train_language(options.steps or 1300)
+    print(json.dumps(measure_language(600)))
 
 
 def _tower(options: argparse.Namespace) -> None:
