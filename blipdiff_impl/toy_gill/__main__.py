@@ -41,7 +41,7 @@ def _language(options: argparse.Namespace) -> None:
 def _tower(options: argparse.Namespace) -> None:
     from .tower import train_tower
 
-    train_tower(options.steps or 320)
+    train_tower(options.steps or 1100)
 
 
 def _gill(options: argparse.Namespace) -> None:
