@@ -21,7 +21,7 @@ RELATIVE = {
 }  # fmt: skip
 ABSOLUTE = {
     "picture": (0.01, 0.0015), "scene": (0.008, 0.001), "edit": (0.006, 0.0008), "maps": (0.003, 2.5e-4),
-    "tuned picture": (0.03, 0.0015), "strip": (0.008, 0.0012), "boxes": (0.02, 2e-3),
+    "tuned picture": (0.03, 0.0015), "strip": (0.008, 0.0012), "boxes": (0.008, 8e-4),
 }  # fmt: skip
 PRECISIONS = ("bf16", "fp16")
 

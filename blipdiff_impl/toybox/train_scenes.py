@@ -246,7 +246,7 @@ class RegionAttention:
         return attn.to_out[0](mixed)
 
 
-def train_scenes(minutes: float, seed: int = 11, large: int = 16, small: int = 16, rate: float = 1e-3) -> None:
+def train_scenes(minutes: float, seed: int, large: int = 16, small: int = 16, rate: float = 1e-3) -> None:
     """Train for `minutes` in all (resumed runs count) and write `scenes.pt`.
 
     Args:
