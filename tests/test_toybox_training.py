@@ -44,13 +44,13 @@ def test_training_goes_on_where_it_stopped_and_ends_in_the_file(folder, monkeypa
     from blipdiff_impl.toybox import export, training
 
     monkeypatch.setattr(training, "Clock", Clock)
-    for train, checkpoint, sizes in (
-        (train_scenes.train_scenes, train_scenes.CHECKPOINT, {"large": 2, "small": 2}),
+    for train, checkpoint, options in (
+        (train_scenes.train_scenes, train_scenes.CHECKPOINT, {"seed": 11, "large": 2, "small": 2}),
         (train_decoder.train_decoder, train_decoder.CHECKPOINT, {"large": 1, "small": 1}),
     ):
-        train(1, **sizes)
+        train(1, **options)
         assert torch.load(checkpoint, weights_only=True)["optimiser"]["steps"] == 1
-        train(3, **sizes)
+        train(3, **options)
         state = torch.load(checkpoint, weights_only=True)
         assert state["optimiser"]["steps"] == 3 and state["spent"] == 180
         assert all(torch.isfinite(tensor).all() for tensor in state["optimiser"]["average"].values())
