@@ -21,8 +21,9 @@ FRAME, FRAME_TOP = 12, 32  # inside a group: its edge, and its title
 # The front end fits a template into three quarters of its window: 1600x1000 at 60 % are these, less its own margin.
 LARGEST = (1970, 1210)
 ASPECT = 1.62
-# Least width and height, as the front end draws the node in its classic canvas or in Nodes 2.0, whichever is more: with
-# what a run shows, and with what a missing file adds. Texts of several lines may be lower than they are drawn at first.
+# Least width and height by class, or name of a subgraph, as the front end draws the node in its classic canvas or in
+# Nodes 2.0, whichever is more: with what a run shows, and with what a missing file adds. Texts of several lines may
+# be lower than they are drawn at first.
 LEAST = {
     "BatchImagesNode": (225, 100), "CLIPTextEncode": (225, 110), "CLIPVisionLoader": (270, 86), "Canny": (250, 90),
     "CheckpointLoaderSimple": (320, 126), "ControlNetApplyAdvanced": (270, 198), "ControlNetLoader": (283, 62),
@@ -32,7 +33,8 @@ LEAST = {
     "ConditioningCombine": (225, 54), "CreateBoundingBoxes": (420, 590),
     "ImageCompare": (300, 246), "ImageCompositeMasked": (272, 158), "ImageScale": (250, 146), "ImageScaleBy": (250, 90),
     "ImageToMask": (225, 62), "InvertMask": (225, 34), "KSampler": (270, 262), "LatentBatchSeedBehavior": (270, 62),
-    "LatentUpscaleBy": (250, 90), "LoadImage": (283, 322), "LoraLoader": (290, 138), "MSDiffusionApply": (290, 636),
+    "LatentUpscaleBy": (250, 90), "Left and right half": (250, 186),
+    "LoadImage": (283, 322), "LoraLoader": (290, 138), "MSDiffusionApply": (290, 636),
     "MSDiffusionLoader": (270, 110), "MSDiffusionSubject": (270, 398), "MarkdownNote": (560, 278),
     "MaskComposite": (250, 138), "MaskPreview": (225, 234), "MaskToImage": (225, 34), "PreviewAny": (225, 150),
     "PreviewImage": (250, 266), "PrimitiveBoundingBox": (250, 146), "SamplerCustom": (272, 230),
@@ -61,6 +63,8 @@ class Arrangement:
 
     def __init__(self, workflow: dict, note: int):
         self.nodes = {node["id"]: node for node in workflow["nodes"]}
+        subgraphs = workflow.get("definitions", {}).get("subgraphs", [])
+        self.names = {subgraph["id"]: subgraph["name"] for subgraph in subgraphs}
         self.groups: list[dict] = []
         self.note = note  # least height of a note
 
@@ -70,7 +74,7 @@ class Arrangement:
             width, height = self.least(part.inside)
             return width + 2 * FRAME, height + FRAME_TOP + FRAME
         if isinstance(part, int):
-            kind = self.nodes[part]["type"]
+            kind = self._kind(part)
             width, height = LEAST[kind]
             return width, max(height, self.note if kind == "MarkdownNote" else 0) + TITLE
         sizes, along = [self.least(each) for each in part.parts], isinstance(part, Down)
@@ -89,10 +93,9 @@ class Arrangement:
             width, height = width - 2 * FRAME, height - FRAME_TOP - FRAME
             self.place(part.inside, left + FRAME, top + FRAME_TOP, width, height)
         elif isinstance(part, int):
-            node = self.nodes[part]
-            grows = TALLER.get(node["type"])
+            node, kind = self.nodes[part], self._kind(part)
             node["pos"] = [round(left), round(top) + TITLE]
-            node["size"] = [round(width), round(height - TITLE) if grows else LEAST[node["type"]][1]]
+            node["size"] = [round(width), round(height - TITLE) if TALLER.get(kind) else LEAST[kind][1]]
         else:
             self._place_all(part, left, top, width, height)
 
@@ -115,10 +118,15 @@ class Arrangement:
         if isinstance(part, Group):
             return self._wants(part.inside, along)
         if isinstance(part, int):
-            kind = self.nodes[part]["type"]
+            kind = self._kind(part)
             return TALLER.get(kind, 0) if along else WIDER.get(kind, 1)
         each = [self._wants(inner, along) for inner in part.parts]
         return sum(each) if isinstance(part, Down) == along else max(each)
+
+    def _kind(self, number: int) -> str:
+        """A node's class, or the name of its subgraph."""
+        kind = self.nodes[number]["type"]
+        return self.names.get(kind, kind)
 
     def _gap(self, part) -> int:
         return GROUP_GAP if any(self._frames(each) for each in part.parts) else GAP

@@ -252,7 +252,7 @@ LAYOUTS = {
         down(
             across(model(1), 18),
             across(
-                things(across(down(2, 4), down(3, 5)), "1  My things"), step("2  Where they go", down(6, 7, 8, 9)),
+                things(across(down(2, 4), down(3, 5)), "1  My things"), step("2  Where they go", 6),
                 scene(down(10, 11, 12), 3), result(4, across(down(13, 14, 15), down(16, 17))),
             ),
         ),
@@ -377,7 +377,7 @@ LAYOUTS = {
                     step("2  GILL's scene", across(down(4, 5), 6)), things(across(down(11, 12), 13), "3  My thing"),
                 ),
             ),
-            source("4  Two halves", down(7, 8, 9, 10, 14, 15, 16, 17)),
+            source("4  Two halves", down(7, 14, 15, 16, 17)),
             result(5, down(18, 19, 20, 21)),
         ),
         ((4, "image"), (5, "text"), (11, "image"), (12, "category"), (13, "prompt"), (18, "seed")),
