@@ -23,6 +23,7 @@ from ..gill.pretraining.decision import add_classifier
 from ..gill.pretraining.settings import GILLSettings
 from ..gill.pretraining.task import GILLTask
 from ..gill.vision import ClipVision
+from ..training.optimisers import fast_precision
 from ..training.settings_file import from_record
 from ..training.trainer import train_stage
 from .corpus import draw_caption
@@ -41,7 +42,7 @@ SETTINGS = {
     "language_model": str(LANGUAGE), "vision_model": str(TOWER), "text_encoder": str(TEXT_ENCODER),
     "out": str(FOLDER / "gill"), "shards": ("toy",), "batch_size": 36, "steps": 2000, "warm_up": 30,
     "learning_rate": 2e-3, "last_rate": 4e-5, "tenth_every": 0, "optimiser": "muon", "ema_decay": 0.99,
-    "precision": "bf16", "seed": 21, "threads": 1, "log_every": 25, "save_every": 50, "retrieval_width": 64,
+    "precision": fast_precision(), "seed": 21, "threads": 1, "log_every": 25, "save_every": 50, "retrieval_width": 64,
     "mapper_width": 128, "mapper_layers": 2, "mapper_feed_forward": 256, "vision_cells": VISION_CELLS,
     "visual_tokens": 3, "text_length": 140, "pictures": 2, "forced": 0.35, "joined": 0.0,
     "row_norm": 1.3, "stored": "fp32",

@@ -20,12 +20,13 @@ from ..ms_diffusion.pretraining.settings import COLUMNS, TOYBOX, MSSettings
 from ..toy_world.bank import CACHE
 from ..toy_world.render import LARGE_SIZE
 from ..toy_world.scenes import MAX_THINGS
+from ..training.optimisers import fast_precision
 
 TOY = "toy"
 _SHARED = MSSettings(
     model=TOYBOX, shards=(TOY,), width=128, depth=4, heads=4, head_width=32, size=LARGE_SIZE, subjects=MAX_THINGS,
-    optimiser="muon", betas=(0.9, 0.98), weight_decay=0.0, precision="bf16", threads=1, clip=1.0, ema_decay=0.995,
-    text_drop=0.05, image_drop=0.0, both_drop=0.0, grounding_drop=0.1, box_jitter=0.02, sample_every=0,
+    optimiser="muon", betas=(0.9, 0.98), weight_decay=0.0, precision=fast_precision(), threads=1, clip=1.0,
+    ema_decay=0.995, text_drop=0.05, image_drop=0.0, both_drop=0.0, grounding_drop=0.1, box_jitter=0.02, sample_every=0,
 )  # fmt: skip
 IMITATION = replace(
     _SHARED, loss=COLUMNS, out=str(CACHE / "ms_adapter" / "imitation"), batch_size=64, steps=300, warm_up=20,

@@ -69,6 +69,11 @@ def fast_type(device: torch.device | str = "cpu") -> torch.dtype:
     return torch.float32 if slow else torch.bfloat16
 
 
+def fast_precision(device: torch.device | str = "cpu") -> str:
+    """`precision` of `training.settings` for `fast_type`."""
+    return "bf16" if fast_type(device) is torch.bfloat16 else "no"
+
+
 def orthogonalise(matrices: torch.Tensor, steps: int = 5) -> torch.Tensor:
     """Newton-Schulz iteration towards the nearest orthogonal matrices; float [N, R, C] -> float32 [N, R, C].
 
