@@ -30,6 +30,8 @@ def _import_comfy(host, base_dir):
         (base_dir / name).mkdir(parents=True, exist_ok=True)
     # First on the path: the host's `nodes.py` must win over the `nodes` folder of this checkout.
     sys.path.insert(0, str(host))
+    # As the host's own main.py does: its `nodes.py` may put the folder `comfy`, whose `utils` is another, before it.
+    importlib.import_module("utils")
     from comfy.cli_args import args
 
     args.cpu = True  # read by comfy.model_management when it is imported
