@@ -84,6 +84,17 @@ def test_the_form_names_widgets_and_pictures(name):
     assert "linearMode" not in workflow["extra"]  # it opens as a graph
 
 
+def test_a_subgraph_in_a_workflow_is_the_blueprint_of_its_name():
+    """Each file has to hold it whole; a change of one is a change of all."""
+    found = {}
+    for name in WORKFLOWS:
+        for subgraph in read(name).get("definitions", {}).get("subgraphs", []):
+            blueprint = json.loads((ROOT / "subgraphs" / f"{subgraph['name']}.json").read_text(encoding="utf-8"))
+            assert blueprint["definitions"]["subgraphs"] == [subgraph], name
+            found[name] = subgraph["name"]
+    assert found == dict.fromkeys(("gill_scene_with_subject", "two_subjects"), "Left and right half")
+
+
 def test_a_layout_that_misses_a_node_is_refused():
     workflow = read("zero_shot")
     workflow["nodes"].append({**workflow["nodes"][0], "id": 99})
