@@ -250,10 +250,10 @@ LAYOUTS = {
     ),
     "two_subjects": Layout(
         down(
-            across(model(1), 18),
+            across(model(1), step("1  Where they go", 6), 18),
             across(
-                things(across(down(2, 4), down(3, 5)), "1  My things"), step("2  Where they go", 6),
-                scene(down(10, 11, 12), 3), result(4, across(down(13, 14, 15), down(16, 17))),
+                things(across(down(2, 4), down(3, 5)), "2  My things"), scene(down(10, 11, 12), 3),
+                result(4, across(down(13, 14, 15), down(16, 17))),
             ),
         ),
         ((2, "image"), (4, "category"), (3, "image"), (5, "category"), (10, "prompt"), (13, "seed")),
