@@ -25,28 +25,30 @@ def main():
     nodes = json.loads((ROOT / "workflows" / "finetune_then_generate.json").read_text(encoding="utf-8"))["nodes"]
     names = [node["widgets_values"][0] for node in nodes if node["type"] == "LoadImage"]
     category = next(node["widgets_values"][0] for node in nodes if node["type"] == "SubjectEncoder")
-    settings = _settings(nodes)
+    settings, side = _settings(nodes)
     photos = torch.cat([_read(ROOT / "workflows" / "input" / name) for name in names])
     pipeline = SubjectPipeline.from_checkpoint("toybox")
     subject = pipeline.encoder.encode(photos, category)
-    pictures = encode_pictures(pipeline, squares(photos, pipeline.config.picture_size), settings)
+    pictures = encode_pictures(pipeline, squares(photos, side), settings)
     tuned = tune(pipeline, subject, pictures, settings)
-    rows = [_row(photos, (pipeline, subject), (tuned.pipeline, tuned.subject), place) for place in PLACES]
+    rows = [_row(photos, (pipeline, subject), (tuned.pipeline, tuned.subject), place, side) for place in PLACES]
     sheet = Image.fromarray(np.concatenate(rows))
     sheet.save(ROOT / "web" / "docs" / "SubjectFinetune.jpg", quality=88, optimize=True)
 
 
 def _settings(nodes):
-    """Those of the workflow's node; its widgets come in this order, with one of the front end's own after the seed."""
+    """Those of the workflow's node, and its resolution; its widgets come in this order, with one of the front end's own
+    after the seed."""
     values = next(node["widgets_values"] for node in nodes if node["type"] == "SubjectFinetune")
     first = ("method", "steps", "learning_rate", "batch_size", "rank", "seed")
     later = ("background_weight", "flip", "prior_weight", "ema_decay")
-    return FinetuneSettings(**dict(zip((*first, *later), (*values[:6], *values[11:15]), strict=True)))
+    settings = FinetuneSettings(**dict(zip((*first, *later), (*values[:6], *values[11:15]), strict=True)))
+    return settings, values[7]
 
 
-def _row(photos, before, after, place):
+def _row(photos, before, after, place, side):
     """A photo, and the subject in a place before and after tuning, side by side."""
-    how = {"steps": STEPS, "guidance": GUIDANCE, "seed": SEED}
+    how = {"steps": STEPS, "guidance": GUIDANCE, "seed": SEED, "size": (side, side)}
     drawn = [pipeline.generate(subject, place, **how) for pipeline, subject in (before, after)]
     return np.concatenate([_enlarge(picture[0]) for picture in (photos, *drawn)], axis=1)
 
