@@ -6,6 +6,7 @@ import pytest
 from blipdiff_impl.pictures.pixels import to_uint8
 from blipdiff_impl.toy_world.render import LARGE_SIZE, PICTURE_SIZE
 from blipdiff_impl.toybox.numbers_finetune import CANDIDATES, PHOTOS, PLACES, REPORTED, TRIAL, Jury, make_case
+from tools.numbers.tuning import KEYS, ROWS, numbers, table
 
 
 @pytest.mark.parametrize("size", (PICTURE_SIZE, LARGE_SIZE))
@@ -28,4 +29,15 @@ def test_the_jury_finds_renders_and_not_those_of_a_look_alike(size):
     photos = to_uint8(case.photos)
     assert jury.score(case, photos)["top1"] == 1
     others = np.stack([case.candidates[1]] * PLACES)
-    assert jury.score(case, others)["top1"] == 0
+    of_another = jury.score(case, others)
+    assert of_another["top1"] == 0 and of_another["margin"] < 0 < jury.score(case, photos)["margin"]
+
+
+def test_gains_of_the_means_are_paired_with_the_first_row():
+    """Subjects differ by far more than rows do, and each row gains the same on every one of them."""
+    subjects = np.linspace(0, 0.5, 4)[:, None] * np.ones(len(KEYS))
+    found = {name: subjects + place / 100 for place, name in enumerate(("zero-shot", *ROWS))}
+    flat = numbers(found)
+    assert flat["masks_margin_gain"] == 0.01 and flat["masks_margin_gain_se"] == 0
+    assert flat["zero_shot_top1_gain"] == -0.01 and flat["masks_top1_se"] > 0.05
+    assert "| masks | 0.270 ± 0.108 | 0.010 ± 0.000 |" in table(found)
