@@ -42,23 +42,35 @@ def require_picture(page, node):
         page.wait_for_function(f"{shown}?.length && {shown}.every(image => image.complete && image.naturalWidth)")
 
 
-def test_an_encoders_preview_stays(page):
+SHOWN = ("SubjectEncoder", "SubjectMatte")
+
+
+def require_previews(page, template):
+    open_template(page, WORKFLOWS / f"{template}.json")
+    queue(page)
+    found = [node for kind in SHOWN for node in page.evaluate(NODES, kind)]
+    assert found
+    for node in found:
+        require_picture(page, node)
+
+
+def test_previews_stay(page):
     """Opened again, after another template whose encoder is cached too, and after the page was loaded anew: a Run that
     computes nothing shows what the last one showed."""
-    for template in ("zero_shot", "subject_with_lora", "zero_shot"):
-        open_template(page, WORKFLOWS / f"{template}.json")
-        queue(page)
-        for encoder in nodes_of(page, "SubjectEncoder"):
-            require_picture(page, encoder)
+    for template in ("zero_shot", "matte_then_encode", "zero_shot", "matte_then_encode"):
+        require_previews(page, template)
     page.reload()
     page.wait_for_function(READY)
     page.wait_for_load_state("networkidle")
     use_renderer(page)
-    open_template(page, WORKFLOWS / "zero_shot.json")
-    queue(page)
-    (encoder,) = nodes_of(page, "SubjectEncoder")
-    require_picture(page, encoder)
+    require_previews(page, "zero_shot")
     assert page.errors == []
+
+
+def test_the_seed_of_a_fresh_finetune_stays(page):
+    """The next Run does not train again."""
+    widgets = "LiteGraph.createNode('SubjectFinetune').widgets"
+    assert page.evaluate(f"{widgets}.find(widget => widget.name === 'control_after_generate').value") == "fixed"
 
 
 def test_a_saved_subject_is_said_listed_and_shown(page):

@@ -5,6 +5,7 @@ import { isOurs } from "./our_nodes.js";
 
 const AROUND_WIDGET = 94; // margins, arrows, and what lies between label and value
 const AROUND_TITLE = 66; // the dot that collapses a node
+const WIDEST = 480; // a file's name can be of any length
 const context = document.createElement("canvas").getContext("2d");
 
 function widthOf(text, pixels) {
@@ -23,7 +24,7 @@ app.registerExtension({
   nodeCreated(node) {
     if (!isOurs(node.constructor.type ?? node.type)) return;
     const title = AROUND_TITLE + widthOf(node.title, LiteGraph.NODE_TEXT_SIZE);
-    const needed = Math.ceil(Math.max(title, ...(node.widgets ?? []).map(neededBy)));
+    const needed = Math.min(WIDEST, Math.ceil(Math.max(title, ...(node.widgets ?? []).map(neededBy))));
     if (needed > node.size[0]) node.setSize([needed, node.size[1]]);
   },
 });
