@@ -69,8 +69,8 @@ def test_previews_stay(page):
 
 def test_the_seed_of_a_fresh_finetune_stays(page):
     """The next Run does not train again."""
-    widgets = "LiteGraph.createNode('SubjectFinetune').widgets"
-    assert page.evaluate(f"{widgets}.find(widget => widget.name === 'control_after_generate').value") == "fixed"
+    widgets = "LiteGraph.createNode('SubjectFinetune').widgets"  # the name is the value that it begins with
+    assert page.evaluate(f"{widgets}.find(widget => widget.label === 'control after generate').value") == "fixed"
 
 
 def test_a_saved_subject_is_said_listed_and_shown(page):

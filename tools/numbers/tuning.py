@@ -94,7 +94,7 @@ def _error(values):
 def main():
     """Print the table and the numbers."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--subjects", type=int, default=12)
+    parser.add_argument("--subjects", type=int, default=8)
     parser.add_argument(
         "--first", type=int, default=100, help="number of the first subject; below 20 settings were chosen"
     )
