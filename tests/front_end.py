@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 from playwright.sync_api import TimeoutError
 
-from tools.places import PACK_FOLDER
+from tools.places import PACK_FOLDER, ROOT
 
 COMPLAINTS = (
     '[data-testid="error-overlay"], [role="dialog"], .p-toast-message-error, .p-toast-message-warn, '
@@ -26,6 +26,16 @@ def read(path):
 def names_released_model(workflow):
     """Whether the workflow says where its models come from: those do not exist on a machine that runs the tests."""
     return any(node.get("properties", {}).get("models") for node in workflow["nodes"])
+
+
+WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
+# Those that run with what the pack brings along.
+RUNNABLE = [path for path in WORKFLOWS if not names_released_model(read(path))]
+
+
+def use_nodes_2(page, on):
+    """Draw nodes with the newer renderer, or with the classic one."""
+    page.evaluate("on => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", on)
 
 
 def open_template(page, path):

@@ -1,7 +1,7 @@
 """What an artist reads when something is wrong, in both renderers of the front end: the sentence alone, once."""
 
 import pytest
-from front_end import read
+from front_end import read, use_nodes_2
 
 from tools.browser import open_front_end
 from tools.places import ROOT
@@ -19,7 +19,7 @@ def page(browser, host):
 @pytest.fixture(params=[False, True], ids=["classic", "nodes 2.0"])
 def renderer(request, page):
     """The page in one of the renderers; returns a function that opens zero_shot and runs JavaScript on it."""
-    page.evaluate("on => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", request.param)
+    use_nodes_2(page, request.param)
 
     def opened(change):
         workflow = read(ROOT / "workflows" / "zero_shot.json")
@@ -28,7 +28,7 @@ def renderer(request, page):
         page.evaluate("app.queuePrompt(0, 1)")
 
     yield opened
-    page.evaluate("app.extensionManager.setting.set('Comfy.VueNodes.Enabled', false)")
+    use_nodes_2(page, False)
 
 
 def toast_of(page, sentence):

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+from front_end import use_nodes_2
 from tiny_model import write_tiny_checkpoint
 
 from tools.places import ROOT
@@ -76,9 +77,9 @@ def test_progress_preview_and_cancel(browser_page, workflow):
     assert browser_page.evaluate("seen.ended") == ["execution_success"], browser_page.evaluate("app.lastExecutionError")
     shown = browser_page.evaluate(f"app.nodeOutputs['{node}'].images")
     assert len(shown) == 1  # the loss curve and the last preview, on the node
-    browser_page.evaluate("app.extensionManager.setting.set('Comfy.VueNodes.Enabled', true)")
+    use_nodes_2(browser_page, True)
     browser_page.wait_for_selector(f'[data-node-id="{node}"] img')
     browser_page.wait_for_timeout(2000)  # a live preview is given up after a while
     assert browser_page.locator(f'[data-node-id="{node}"] img').count() == 1  # not a live preview above it
-    browser_page.evaluate("app.extensionManager.setting.set('Comfy.VueNodes.Enabled', false)")
+    use_nodes_2(browser_page, False)
     assert browser_page.errors == []

@@ -1,9 +1,9 @@
 """What an artist sees stays on the nodes: pictures that come from the host's cache, saved subjects, a new list."""
 
 import pytest
-from front_end import open_template, queue
+from front_end import open_template, queue, use_nodes_2
 
-from tools.browser import READY, open_front_end
+from tools.browser import open_front_end, wait_until_ready
 from tools.places import ROOT
 
 WORKFLOWS = ROOT / "workflows"
@@ -16,13 +16,9 @@ def page(request, browser, host):
     """The front end in one of its renderers, in a profile of its own."""
     with open_front_end(browser, host.url) as front_end:
         front_end.in_nodes_2 = request.param
-        use_renderer(front_end)
+        use_nodes_2(front_end, request.param)
         yield front_end
-        front_end.evaluate("app.extensionManager.setting.set('Comfy.VueNodes.Enabled', false)")
-
-
-def use_renderer(page):
-    page.evaluate("on => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", page.in_nodes_2)
+        use_nodes_2(front_end, False)
 
 
 def nodes_of(page, kind):
@@ -60,9 +56,8 @@ def test_previews_stay(page):
     for template in ("zero_shot", "matte_then_encode", "zero_shot", "matte_then_encode"):
         require_previews(page, template)
     page.reload()
-    page.wait_for_function(READY)
-    page.wait_for_load_state("networkidle")
-    use_renderer(page)
+    wait_until_ready(page)
+    use_nodes_2(page, page.in_nodes_2)
     require_previews(page, "zero_shot")
     assert page.errors == []
 

@@ -1,12 +1,10 @@
 """Labels of widgets and titles of nodes are read whole in the classic renderer, which cuts off what is too long."""
 
 import pytest
-from front_end import names_released_model, read
+from front_end import RUNNABLE, read
 
 from tools.browser import open_front_end
-from tools.places import ROOT
 
-WORKFLOWS = [path for path in sorted((ROOT / "workflows").glob("*.json")) if not names_released_model(read(path))]
 # What is drawn of each node, from which follows which titles and labels of this pack's nodes are not drawn whole.
 WATCH = """() => {
     const {fillText} = CanvasRenderingContext2D.prototype, {drawNode} = LGraphCanvas.prototype
@@ -63,7 +61,7 @@ def test_a_fresh_node_is_wide_enough(page):
         assert cut_off(page) == []
 
 
-@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", RUNNABLE, ids=lambda path: path.stem)
 def test_a_templates_nodes_are_wide_enough(page, path):
     page.evaluate("workflow => app.loadGraphData(workflow)", read(path))
     page.wait_for_timeout(200)

@@ -4,12 +4,21 @@ from itertools import combinations
 from typing import NamedTuple
 
 import pytest
-from front_end import complaints, is_blank, names_released_model, open_template, queue, read
+from front_end import (
+    RUNNABLE,
+    WORKFLOWS,
+    complaints,
+    is_blank,
+    names_released_model,
+    open_template,
+    queue,
+    read,
+    use_nodes_2,
+)
 
 from tools.browser import open_front_end
 from tools.places import ROOT
 
-WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
 # [name, left, top, right, bottom] of all nodes, with their titles' bars, and of all groups. In Nodes 2.0 a node is as
 # large as its element, which its content may have stretched.
 BOXES = """(() => {
@@ -32,8 +41,6 @@ WIDGETS_IN_VIEW = """[...document.querySelectorAll('[data-testid=app-mode-widget
     return left >= 0 && right > left && right <= innerWidth
 }).length"""
 BYPASSED = 4  # `mode` of a node
-# Those that run with what the pack brings along.
-RUNNABLE = [path for path in WORKFLOWS if not names_released_model(read(path))]
 
 
 class Box(NamedTuple):
@@ -117,7 +124,7 @@ def test_it_is_a_form_in_app_mode(opened):
     page.wait_for_function(f"document.querySelectorAll('[data-testid=app-mode-widget-item]').length === {len(listed)}")
     page.evaluate("app.extensionManager.command.execute('Comfy.ToggleLinear')")
     page.wait_for_selector('[data-testid="linear-widgets"]', state="detached")
-    page.evaluate("app.extensionManager.setting.set('Comfy.VueNodes.Enabled', false)")
+    use_nodes_2(page, False)
 
 
 def test_the_form_fits_a_phone(browser, host):
@@ -136,11 +143,11 @@ def test_the_form_fits_a_phone(browser, host):
 
 
 def require_tidy_in_nodes_2(page):
-    page.evaluate("app.extensionManager.setting.set('Comfy.VueNodes.Enabled', true)")
+    use_nodes_2(page, True)
     page.wait_for_selector("[data-node-id]")
     page.wait_for_timeout(1000)  # until each has its size
     require_tidy(page)
-    page.evaluate("app.extensionManager.setting.set('Comfy.VueNodes.Enabled', false)")
+    use_nodes_2(page, False)
 
 
 def require_tidy(page):

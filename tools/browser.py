@@ -102,11 +102,16 @@ def open_front_end(browser, url, **context_options):
     try:
         page.request.post(f"{url}/api/settings/{GREETED}", data="true", headers={"Content-Type": "application/json"})
         page.goto(url)
-        page.wait_for_function(READY)
-        page.wait_for_load_state("networkidle")  # the graph that the front end starts with has been checked
+        wait_until_ready(page)
         yield page
     finally:
         context.close()
+
+
+def wait_until_ready(page):
+    """Until the front end, opened or loaded anew, can be used, and the graph that it starts with has been checked."""
+    page.wait_for_function(READY)
+    page.wait_for_load_state("networkidle")
 
 
 def _complaint(message):

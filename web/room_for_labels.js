@@ -22,7 +22,7 @@ function neededBy(widget) {
 app.registerExtension({
   name: "blip-diffusion-subjects.room-for-labels",
   nodeCreated(node) {
-    if (!isOurs(node.constructor.type ?? node.type)) return;
+    if (!isOurs(node.constructor.type)) return;
     const title = AROUND_TITLE + widthOf(node.title, LiteGraph.NODE_TEXT_SIZE);
     const needed = Math.min(WIDEST, Math.ceil(Math.max(title, ...(node.widgets ?? []).map(neededBy))));
     if (needed > node.size[0]) node.setSize([needed, node.size[1]]);
