@@ -55,23 +55,28 @@ class ToyConversations:
         return open_bank(BANK)
 
     @cached_property
+    def _views(self) -> list[View]:
+        """What each picture of the bank shows; a subject takes a while to draw, and is asked for hundreds of times."""
+        places = self._bank.labels[:, 1].tolist()
+        return [View(subject_from_seed(number), BACKGROUND_NAMES[place]) for number, place in enumerate(places)]
+
+    @cached_property
     def _places(self) -> dict[tuple[str, str], list[int]]:
         """Views of the bank by kind and place."""
         found: dict[tuple[str, str], list[int]] = {}
-        for number in range(len(self._bank.labels)):
-            view = self._view(number)
+        for number, view in enumerate(self._views):
             found.setdefault((view.subject.category, view.place), []).append(number)
         return found
 
     def __getstate__(self) -> dict:
         """A reading process opens files of its own."""
-        return {name: value for name, value in self.__dict__.items() if name not in ("_bank", "_places")}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_bank", "_views", "_places")}
 
     def __getitem__(self, index: int) -> Sample:
         rng = np.random.default_rng((index, 31))
         if not self._with_things and rng.uniform() >= CONVERSATION_SHARE:
             number = int(rng.integers(len(self._bank.labels)))
-            scene = draw_caption(rng, self._view(number))
+            scene = draw_caption(rng, self._views[number])
             return Sample(f"toy caption {index}", self._bank.pictures[number], (scene.said,), target=scene.caption)
         wants_thing = self._with_things and rng.uniform() < 0.75
         talk, shown = self._talk(rng)
@@ -94,26 +99,23 @@ class ToyConversations:
 
         def draw() -> View:
             chosen.append(int(rng.integers(len(self._bank.labels))))
-            return self._view(chosen[-1])
+            return self._views[chosen[-1]]
 
         kind = ("picture", "two pictures")[int(rng.uniform() < 0.2)] if self._with_things else None
         talk = draw_conversation(rng, kind=kind, draw=draw).until_drawn()
         views = talk.views if talk else ()
-        return talk, [next(i for i in chosen if self._view(i) == each) for each in views]
+        return talk, [next(i for i in chosen if self._views[i] == each) for each in views]
 
     @staticmethod
     def _thing_of(talk: Conversation) -> int | None:
         scene = talk.turns[-1].drawn
         return scene.shown_by if scene else None
 
-    def _view(self, number: int) -> View:
-        return View(subject_from_seed(number), BACKGROUND_NAMES[self._bank.labels[number, 1]])
-
     def _picture_of(self, scene: Scene, rng: np.random.Generator) -> np.ndarray:
         """A picture of what was asked for; of the look that was asked for where the bank has one."""
         assert scene.kind and scene.place
         fitting = self._places.get((scene.kind, scene.place)) or [int(rng.integers(len(self._bank.labels)))]
-        alike = [i for i in fitting if f"{self._view(i).colour} {self._view(i).pattern}" == scene.look]
+        alike = [i for i in fitting if f"{self._views[i].colour} {self._views[i].pattern}" == scene.look]
         found = alike or fitting
         return self._bank.pictures[found[int(rng.integers(len(found)))]]
 
