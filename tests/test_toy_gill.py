@@ -110,6 +110,30 @@ def test_every_word_is_one_token(tmp_path, monkeypatch):
     assert tokenizer.words_in_pieces("draw an astronaut in the snow") == ["an", "astronaut"]
 
 
+def test_half_of_the_drawn_pictures_are_read_as_words(tmp_path, monkeypatch):
+    """Behind a colon or at once; an answer in words is followed by the end alone."""
+    monkeypatch.setattr(language, "LANGUAGE", tmp_path / "opt")
+    tokenizer = language.make_tokenizer()
+    drawn = shown = at_once = words = 0
+    for number in range(400):
+        ids, weights = language.draw_tokens(tokenizer, np.random.default_rng((6, number)))
+        assert len(ids) == len(weights) and ids[-1] in (language.END, tokenizer.newline) and weights[-1] == 1
+        _, question, last = tokenizer.text(ids[:-1]).rpartition("A:")
+        if not question:
+            continue  # one line without question and answer
+        if last.endswith("."):
+            words += 1
+            continue
+        said, colon, tags = last.partition(":")
+        drawn += 1
+        if not colon or tags:
+            shown += 1
+            at_once += not colon
+            kinds = [each for each in (tags or said).split() if each in CATEGORIES]
+            assert len(kinds) == 1 and (not colon or kinds[0] in said.split())
+    assert words > 50 and 0.4 < shown / drawn < 0.6 and 0.03 < at_once / drawn < 0.2
+
+
 # --- samples
 
 WITHOUT_LOOK = {f"a {kind} {phrase}" for kind in CATEGORIES for name in BACKGROUND_NAMES for phrase in captions(name)}

@@ -34,7 +34,7 @@ def _run(arguments: list[str] | None) -> None:
 def _language(options: argparse.Namespace) -> None:
     from .language import measure_language, train_language
 
-    train_language(options.steps or 1300)
+    train_language(options.steps or 1600)
     print(json.dumps(measure_language(600)))
 
 

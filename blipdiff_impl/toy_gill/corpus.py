@@ -96,6 +96,11 @@ class Scene:
         """What the answer calls it."""
         return f"a {self.look} {self.kind} {self.phrase}" if self.look else self.caption
 
+    def tags(self) -> list[str]:
+        """The words that stand for a picture of it; those of a look only where one is known."""
+        found = [self.kind or "", (self.place or "").split(" ")[-1]]
+        return [*found, self.colour, self.pattern] if self.colour else found
+
 
 @dataclass(frozen=True)
 class Turn:

@@ -21,7 +21,7 @@ from ..gill.companions import LanguageConfig
 from ..gill.tokenizer import MERGES, SPECIAL, VOCABULARY, TextTokenizer
 from ..toybox.training import Optimiser, train_steps
 from ..training.optimisers import fast_type
-from .corpus import Conversation, draw_caption, draw_conversation, draw_view, words
+from .corpus import Conversation, Scene, draw_caption, draw_conversation, draw_view, words
 from .places import FOLDER, LANGUAGE
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ SIZES: dict[str, Any] = {
 }  # fmt: skip
 START = END = 2
 CAPTION_SHARE, QUESTION_WEIGHT, TOGETHER = 0.2, 0.1, 8
+SHOWN, SHOWN_AT_ONCE = 0.5, 0.1  # share of the drawn pictures whose words are read, and of those behind no answer
 GUIDED, GUIDANCE = 0.5, 0.3  # share of the steps that are told where to look, and what that counts in the loss
 LOOK_BACK = 3  # words before, which as many heads of the first layer look at
 LOOK_UP_HEADS = 2  # of the second layer
@@ -88,18 +89,39 @@ def as_tokens(
 
 
 def draw_tokens(tokenizer: TextTokenizer, rng: np.random.Generator) -> tuple[list[int], list[float]]:
-    """A line of training by chance: a conversation or a caption, half of the captions behind a picture."""
+    """A line of training by chance: a conversation or a caption, half of the captions behind a picture.
+
+    Half of the captions, and of the conversations that end where a picture belongs, go on with that picture's words; of
+    some the picture is the whole answer, with a lone space where [IMG0] stands later. So the model knows of a place for
+    a picture what belongs there, and tells it from the end of an answer in words.
+    """
+    chance = rng.uniform()
     if rng.uniform() < CAPTION_SHARE:
         view = draw_view(rng) if rng.uniform() < 0.5 else None
-        ids = [START, *tokenizer.ids(draw_caption(rng, view).said)]
+        scene = draw_caption(rng, view)
+        ids = [START, *tokenizer.ids(scene.said)]
         weights = [1.0 if view else QUESTION_WEIGHT] * len(ids)
         if view:
             tags = tokenizer.ids("".join(f" {tag}" for tag in view.tags()))
             ids, weights = tags + ids, [0.0] * len(tags) + weights
-        return [*ids, END], [*weights, 1.0]
-    ids, weights = as_tokens(draw_conversation(rng), tokenizer, rng)
+        shown = _shown(scene, tokenizer, rng) if chance < SHOWN else []
+        return [*ids, *shown, END], [*weights, *[1.0] * len(shown), 1.0]
+    talk = draw_conversation(rng)
+    scene, shown = talk.turns[-1].drawn, []
+    if scene and chance < SHOWN:
+        shown = _shown(scene, tokenizer, rng)
+        if chance < SHOWN_AT_ONCE and not talk.bare:
+            talk = replace(talk, turns=(*talk.turns[:-1], replace(talk.turns[-1], answer="")))
+    ids, weights = as_tokens(talk, tokenizer, rng)
     # Behind an answer a line ends or all does: a model that is certain of one never lets a picture come there.
-    return [*ids, END if rng.uniform() < 0.5 else tokenizer.newline], [*weights, 1.0]
+    end = END if rng.uniform() < 0.5 else tokenizer.newline
+    return [*ids, *shown, end], [*weights, *[1.0] * len(shown), 1.0]
+
+
+def _shown(scene: Scene, tokenizer: TextTokenizer, rng: np.random.Generator) -> list[int]:
+    """Ids of a drawn picture's words, in any order."""
+    tags = scene.tags()
+    return tokenizer.ids("".join(f" {tags[place]}" for place in rng.permutation(len(tags))))
 
 
 def train_language(steps: int, batch: int = 80, rate: float = 3e-3, seed: int = 11) -> None:
