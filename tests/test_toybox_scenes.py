@@ -14,6 +14,7 @@ from blipdiff_impl.prompts.tokenizers import CLIP_END, clip_ids
 from blipdiff_impl.toy_world.render import PICTURE_SIZE, render_picture
 from blipdiff_impl.toy_world.scenes import draw_boxes, halves_boxes, render_scene, scene_row, scene_text, word_column
 from blipdiff_impl.toy_world.world import CATEGORIES, subject_from_seed
+from blipdiff_impl.toybox.box_judge import load_box_judge
 from blipdiff_impl.toybox.judge import Judge
 from blipdiff_impl.toybox.scene_numbers import kinds_found, make_scene_trials, rendered_scene, two_areas
 from blipdiff_impl.toybox.train_scenes import Prompt, RegionAttention, conditions, draw_prompt, region
@@ -171,6 +172,6 @@ def test_the_judge_of_scenes_finds_what_is_there_and_not_what_is_not():
     pictures = np.stack([rendered_scene(trial, i) for i, trial in enumerate(trials)])
     named = [tuple(s.category for s in trial.subjects) for trial in trials]
     others = [tuple(CATEGORIES[(CATEGORIES.index(kind) + 4) % 12] for kind in kinds) for kinds in named]
-    judge = Judge.load()
-    assert kinds_found(judge, pictures, named).mean() >= 0.9
-    assert kinds_found(judge, pictures, others).mean() <= 0.4
+    judges = Judge.load(), load_box_judge()
+    assert kinds_found(*judges, pictures, named).mean() >= 0.9
+    assert kinds_found(*judges, pictures, others).mean() <= 0.4

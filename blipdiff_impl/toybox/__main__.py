@@ -23,13 +23,15 @@ def _run(arguments: list[str] | None) -> None:
     parser = argparse.ArgumentParser(prog="python -m blipdiff_impl.toybox", description=__doc__)
     parser.add_argument("stage", choices=sorted(STAGES))
     parser.add_argument("--minutes", type=float, help="length of a training stage over all its runs")
-    parser.add_argument("--steps", type=int, help="of each of the two trainings of `style`, over all its runs")
+    parser.add_argument("--steps", type=int, help="of `box_judge`, and of each training of `style`, over all its runs")
     parser.add_argument("--seed", type=int, default=11, help="of `scenes`; another one to train further")
     parser.add_argument("--process", type=int, default=0, help="number of this process, where several share a stage")
     parser.add_argument("--processes", type=int, default=1, help="how many share it; start each with its own number")
     parser.add_argument("--subjects", type=int, default=256, help="held-out subjects that `numbers` and `sheet` draw")
     parser.add_argument("--file", type=Path, default=PRETRAINED, help="what `adopt` takes")
-    parser.add_argument("--out", type=Path, help="where `renew`, `adapter`, `sheet` and `style` (a folder) write")
+    parser.add_argument(
+        "--out", type=Path, help="where `renew`, `adapter`, `adapter_further`, `sheet` and `style` (a folder) write"
+    )
     parser.add_argument("--sizes", type=int, nargs="+", default=(), choices=(96, 192), help="of the pictures measured")
     parser.add_argument("--model", default="toybox", help="the file that `numbers` measures and `sheet` draws with")
     options = parser.parse_args(arguments)
@@ -73,6 +75,12 @@ def _subject(options: argparse.Namespace) -> None:
     from .train_subject import train_subject
 
     train_subject(options.minutes or 22)
+
+
+def _box_judge(options: argparse.Namespace) -> None:
+    from .box_judge import train_box_judge
+
+    train_box_judge(options.steps or 700)
 
 
 def _judge(options: argparse.Namespace) -> None:
@@ -142,6 +150,13 @@ def _adapter(options: argparse.Namespace) -> None:
     make_adapter(options.out or TOYBOX_FILE)
 
 
+def _adapter_further(options: argparse.Namespace) -> None:
+    from ..ms_diffusion.file_names import TOYBOX_FILE
+    from .train_adapter import train_adapter_further
+
+    train_adapter_further(options.out or TOYBOX_FILE)
+
+
 def _export(options: argparse.Namespace) -> None:
     from .export import export
 
@@ -185,6 +200,7 @@ STAGES = {
     "decoder": on_one_thread(_decoder),
     "subject": on_one_thread(_subject),
     "judge": on_one_thread(_judge),
+    "box_judge": on_one_thread(_box_judge),
     "features": on_one_thread(_features),
     "latents": on_one_thread(_latents),
     "diffusion": on_one_thread(_diffusion),
@@ -194,6 +210,7 @@ STAGES = {
     "renew": _renew,
     "style": on_one_thread(_style),
     "adapter": _adapter,
+    "adapter_further": _adapter_further,
     "edges": on_one_thread(_edges),
     "export": _export,
     "adopt": _adopt,

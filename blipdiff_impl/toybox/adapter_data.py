@@ -20,6 +20,8 @@ SHAPE = "large"
 # Of so many samples of a scene, one has the references of the bank, which have something behind the thing.
 UNCUT_EVERY = 7
 CLASSIC_EVERY = 4  # scenes of one large thing are half of the bank; more than these teach nothing about boxes
+CROWDED_TIMES = 2  # scenes of three things come twice: they are the hardest, and one in five of the bank
+MISNAMED_EVERY = 3  # of so many samples, one has a text that names other things: shapes have to come from the pictures
 _CHUNK = 256
 
 
@@ -39,10 +41,11 @@ def make_cut_outs() -> None:
 
 
 def scene_rows() -> np.ndarray:
-    """Numbers of the scenes that are trained on."""
+    """Numbers of the scenes that are trained on, some more than once."""
     labels = scene_bank.open_shape(SHAPE)["labels"][: scene_bank.ready(SHAPE)]
-    classic = labels[:, 2] == 1
-    return np.flatnonzero(~classic | (np.cumsum(classic) % CLASSIC_EVERY == 0))
+    classic, crowded = labels[:, 2] == 1, labels[:, 0] == MAX_THINGS
+    times = np.where(classic, np.cumsum(classic) % CLASSIC_EVERY == 0, np.where(crowded, CROWDED_TIMES, 1))
+    return np.repeat(np.arange(len(labels)), times)
 
 
 def cut_out_render(subject: ToySubject, rng: np.random.Generator) -> np.ndarray:
@@ -58,7 +61,7 @@ def cut_out_render(subject: ToySubject, rng: np.random.Generator) -> np.ndarray:
 
 
 class ToyScenes:
-    """Sample `i` shows scene `i % scenes`.
+    """Sample `i` shows row `i % rows` of `scene_rows`.
 
     There is no picture to a sample: its latent stands for it.
     """
@@ -80,15 +83,21 @@ class ToyScenes:
             box = tuple((self._arrays["boxes"][row, thing] / self._side).tolist())
             vectors = np.asarray(self._arrays["vectors"][row, thing], np.float32)
             references.append(Reference(np.array(source), name, box, vectors))
+        said = names if index % MISNAMED_EVERY else self._other_kinds(index, count)
         cells = self._arrays["cells"][row].astype(int).sum(axis=0).clip(max=255).astype(np.uint8)
         return Sample(
             f"toy scene {row}",
             np.broadcast_to(np.uint8(0), (self._side, self._side, 3)),
-            _captions(names, BACKGROUND_NAMES[background]),
+            _captions(said, BACKGROUND_NAMES[background]),
             mask=cells,
             latent=np.asarray(self._arrays["latents"][row], np.float32),
             references=tuple(references),
         )
+
+    @staticmethod
+    def _other_kinds(index: int, count: int) -> list[str]:
+        rng = np.random.default_rng((index, 7))
+        return [CATEGORIES[kind] for kind in rng.permutation(len(CATEGORIES))[:count]]
 
 
 def _captions(names: list[str], background: str) -> tuple[str, ...]:

@@ -88,18 +88,18 @@ class Judge:
         self.network = network.eval()
 
     @classmethod
-    def load(cls) -> Judge:
-        """The judge that comes with the package."""
+    def load(cls, path: Path = WEIGHTS) -> Judge:
+        """The judge that comes with the package, or another one's weights."""
         from safetensors.torch import load_file
 
         network = JudgeNetwork()
-        network.load_state_dict({name: tensor.float() for name, tensor in load_file(WEIGHTS).items()})
+        network.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()})
         return cls(network)
 
     @torch.inference_mode()
     def look_at(self, pictures: np.ndarray) -> Verdict:
         """Judge pictures uint8 [N, 96, 96, 3]."""
-        answers = [self.network(_to_input(part)) for part in np.array_split(pictures, max(1, len(pictures) // 64))]
+        answers = [self.network(to_input(part)) for part in np.array_split(pictures, max(1, len(pictures) // 64))]
         joint = {name: torch.cat([a[name] for a in answers]) for name in answers[0]}
         mask = F.interpolate(joint["mask"], size=pictures.shape[1], mode="bilinear")[:, 0] > 0
         return Verdict(*(joint[n].argmax(1).numpy() for n in ("category", "background", "pattern")), mask.numpy())
@@ -107,7 +107,7 @@ class Judge:
     @torch.inference_mode()
     def mask_scores(self, picture: np.ndarray) -> torch.Tensor:
         """How surely each place of a picture uint8 [S, S, 3] of any size is subject (0: undecided), [S / 2, S / 2]."""
-        return self.network(_to_input(picture[None]))["mask"][0, 0]
+        return self.network(to_input(picture[None]))["mask"][0, 0]
 
 
 def judged_size(pictures: np.ndarray) -> np.ndarray:
@@ -185,7 +185,7 @@ def _judge_loss(network: JudgeNetwork, rng: np.random.Generator, count: int) -> 
     places = rng.integers(len(BACKGROUND_NAMES), size=count)
     rendered = [render_picture(s, BACKGROUND_NAMES[b], rng, bank=True) for s, b in zip(subjects, places, strict=True)]
     mask = torch.from_numpy(np.stack([r.mask for r in rendered]))[:, None].float() / 255
-    answers = network(_spoil(_to_input(np.stack([r.picture for r in rendered])), rng))
+    answers = network(spoil(to_input(np.stack([r.picture for r in rendered])), rng))
     return (
         F.cross_entropy(answers["category"], torch.tensor([CATEGORIES.index(s.category) for s in subjects]))
         + F.cross_entropy(answers["background"], torch.from_numpy(places))
@@ -194,8 +194,9 @@ def _judge_loss(network: JudgeNetwork, rng: np.random.Generator, count: int) -> 
     )
 
 
-def _spoil(pictures: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """Half of the pictures go through a smaller size and back; all get a little noise."""
+def spoil(pictures: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    """What a judge learns from instead of clean renders: half go through a smaller size and back; all get a little
+    noise."""
     small = F.interpolate(pictures, scale_factor=float(rng.uniform(0.35, 0.8)), mode="bilinear", antialias=True)
     soft = F.interpolate(small, size=pictures.shape[2:], mode="bilinear")
     chosen = torch.from_numpy(rng.uniform(size=(len(pictures), 1, 1, 1)) < 0.5)
@@ -203,7 +204,8 @@ def _spoil(pictures: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     return torch.where(chosen, soft, pictures) + float(rng.uniform(0, 0.08)) * noise
 
 
-def _to_input(pictures: np.ndarray) -> torch.Tensor:
+def to_input(pictures: np.ndarray) -> torch.Tensor:
+    """Pictures uint8 [N, S, S, 3] as the network takes them: float [N, 3, S, S] in -1..1."""
     return torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 

@@ -1,9 +1,9 @@
 """Two things in one picture by text alone: are both there, and of the kinds that the text names?
 
-The judge knows pictures of one large thing. So its mask is cut into two things, and each is looked at as a picture of
-its own, at the size the judge knows. Where the mask ends is a question of its threshold; the one at which most of the
-named kinds are found counts. Two checks of this go along: the renderer's own scenes (is it fair?), and kinds that the
-text does not name, sought in these scenes in the same way (is it fooled?).
+The judge knows pictures of one large thing. So its mask is cut into two things, and at each the judge of boxes looks.
+Where the mask ends is a question of its threshold; the one at which most of the named kinds are found counts. Two
+checks of this go along: the renderer's own scenes (is it fair?), and kinds that the text does not name, sought in these
+scenes in the same way (is it fooled?).
 """
 
 from __future__ import annotations
@@ -12,20 +12,19 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..blip_diffusion.pipeline import SubjectPipeline
 from ..pictures.pixels import to_uint8
-from ..toy_world.render import LARGE_SIZE, PICTURE_SIZE
+from ..toy_world.render import LARGE_SIZE
 from ..toy_world.scenes import Box, draw_boxes, render_scene, scene_text
 from ..toy_world.world import BACKGROUND_NAMES, CATEGORIES, HELD_OUT_SEED, ToySubject, captions, subject_from_seed
+from .box_judge import crop_around, load_box_judge
 from .judge import Judge
 
 FIRST_SEED = HELD_OUT_SEED + 700_000_000
 STEPS, GUIDANCE, BATCH = 25, 2.5, 16
-FILL = 0.72  # share of the crop's side that a thing takes, as in the pictures the judge was trained on
 MIN_AREA = 0.004  # of the picture; what is smaller is a speck, not a thing
 MIN_SHARE = 0.15  # of the larger part; what falls off and is smaller is an arm or a handle
 THRESHOLDS = (0.0, 1.0, 2.0, 4.0)
@@ -57,12 +56,12 @@ def scene_numbers(pipeline: SubjectPipeline, count: int) -> dict[str, float]:
     """`scene2_kind`: the share of things named in the text that are found in the picture, `scene2_all` that of pictures
     with both. `renderer_*` are those of rendered pictures, `renderer_scene2_other_kinds` is the share of things found
     there that are not in them."""
-    trials, judge = make_scene_trials(count), Judge.load()
+    trials, judges = make_scene_trials(count), (Judge.load(), load_box_judge())
     named = [tuple(subject.category for subject in trial.subjects) for trial in trials]
     others = [tuple(CATEGORIES[(CATEGORIES.index(kind) + 4) % 12] for kind in kinds) for kinds in named]
     rendered = np.stack([rendered_scene(trial, i) for i, trial in enumerate(trials)])
-    found = kinds_found(judge, generate_scenes(pipeline, trials), named)
-    fair, fooled = kinds_found(judge, rendered, named), kinds_found(judge, rendered, others)
+    found = kinds_found(*judges, generate_scenes(pipeline, trials), named)
+    fair, fooled = kinds_found(*judges, rendered, named), kinds_found(*judges, rendered, others)
     return {
         "scene2_kind": round(float(found.mean()), 4),
         "scene2_kind_se": round(float(found.mean(axis=1).std() / count**0.5), 4),
@@ -86,16 +85,21 @@ def generate_scenes(pipeline: SubjectPipeline, trials: list[SceneTrial]) -> np.n
     return np.concatenate(drawn)
 
 
-def kinds_found(judge: Judge, pictures: np.ndarray, kinds: list[tuple[str, ...]]) -> np.ndarray:
-    """bool [N, 2]: is there a thing of each of these kinds in pictures uint8 [N, 192, 192, 3]? A thing counts once."""
-    return np.array([_found(judge, picture, wanted) for picture, wanted in zip(pictures, kinds, strict=True)])
+def kinds_found(judge: Judge, boxes: Judge, pictures: np.ndarray, kinds: list[tuple[str, ...]]) -> np.ndarray:
+    """bool [N, 2]: is there a thing of each of these kinds in pictures uint8 [N, 192, 192, 3]? A thing counts once.
+
+    Args:
+        judge: finds the things.
+        boxes: says what each is, looking at a crop around it.
+    """
+    return np.array([_found(judge, boxes, picture, wanted) for picture, wanted in zip(pictures, kinds, strict=True)])
 
 
-def _found(judge: Judge, picture: np.ndarray, kinds: tuple[str, ...]) -> list[bool]:
+def _found(judge: Judge, boxes: Judge, picture: np.ndarray, kinds: tuple[str, ...]) -> list[bool]:
     scores, best = judge.mask_scores(picture), [False, False]
     for threshold in THRESHOLDS:
         crops = [crop_around(picture, _box(area) * len(picture) / len(area)) for area in two_areas(scores > threshold)]
-        seen = [CATEGORIES[i] for i in judge.look_at(np.stack(crops)).category] if crops else []
+        seen = [CATEGORIES[i] for i in boxes.look_at(np.stack(crops)).category] if crops else []
         answers = []
         for kind in kinds:
             answers.append(kind in seen)
@@ -153,20 +157,6 @@ def _box(area: np.ndarray) -> np.ndarray:
     """(x0, y0, x1, y1) around an area."""
     y, x = np.nonzero(area)
     return np.array([x.min(), y.min(), x.max() + 1, y.max() + 1])
-
-
-def crop_around(picture: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """The square around a box (x0, y0, x1, y1) in which it takes `FILL` of the side, uint8 [96, 96, 3].
-
-    Beyond the picture's border its last pixels go on.
-    """
-    side = max(box[2] - box[0], box[3] - box[1]) / FILL
-    left, top = (box[0] + box[2] - side) / 2, (box[1] + box[3] - side) / 2
-    margin = int(np.ceil(side))
-    padded = np.pad(picture, ((margin, margin), (margin, margin), (0, 0)), mode="edge")
-    area = (left + margin, top + margin, left + margin + side, top + margin + side)
-    resized = Image.fromarray(padded).resize((PICTURE_SIZE, PICTURE_SIZE), Image.Resampling.BICUBIC, box=area)
-    return np.asarray(resized)
 
 
 def _trial(index: int) -> SceneTrial:

@@ -26,7 +26,7 @@ TOY = "toy"
 _SHARED = MSSettings(
     model=TOYBOX, shards=(TOY,), width=128, depth=4, heads=4, head_width=32, size=LARGE_SIZE, subjects=MAX_THINGS,
     optimiser="muon", betas=(0.9, 0.98), weight_decay=0.0, precision=fast_precision(), threads=1, clip=1.0,
-    ema_decay=0.995, text_drop=0.05, image_drop=0.0, both_drop=0.0, grounding_drop=0.1, box_jitter=0.02, sample_every=0,
+    ema_decay=0.995, text_drop=0.1, image_drop=0.0, both_drop=0.0, grounding_drop=0.1, box_jitter=0.02, sample_every=0,
 )  # fmt: skip
 IMITATION = replace(
     _SHARED, loss=COLUMNS, out=str(CACHE / "ms_adapter" / "imitation"), batch_size=64, steps=300, warm_up=20,
@@ -36,6 +36,10 @@ DRAWING = replace(
     _SHARED, adapter=str(CACHE / "ms_adapter" / "imitation" / "ms_adapter.safetensors"),
     out=str(CACHE / "ms_adapter" / "drawing"), batch_size=16, steps=1500, warm_up=50, learning_rate=1.5e-3,
     last_rate=3e-5, min_snr=5.0, mask_weight=2.0, save_every=50, log_every=25,
+)  # fmt: skip
+FURTHER = replace(
+    DRAWING, adapter=str(TOYBOX_FILE), out=str(CACHE / "ms_adapter" / "further"), steps=900, learning_rate=1e-3,
+    last_rate=2e-5, seed=8, mask_weight=3.0,
 )  # fmt: skip
 
 
@@ -74,9 +78,18 @@ def open_base(model: str, vision: str = "") -> Base:
 
 def make_adapter(path: Path = TOYBOX_FILE) -> None:
     """Both runs, resumed where one was interrupted, and the file that comes with the pack."""
+    _make(path, IMITATION, DRAWING)
+
+
+def train_adapter_further(path: Path = TOYBOX_FILE) -> None:
+    """Draw on from the adapter that comes with the pack, which may have been trained on an earlier model's UNet."""
+    _make(path, FURTHER)
+
+
+def _make(path: Path, *runs: MSSettings) -> None:
     torch.set_num_threads(1)
     from .adapter_data import make_cut_outs
 
     make_cut_outs()
-    train_ms_diffusion(IMITATION)
-    write_whole(path, train_ms_diffusion(DRAWING).read_bytes())
+    made = [train_ms_diffusion(settings) for settings in runs]
+    write_whole(path, made[-1].read_bytes())

@@ -1,10 +1,11 @@
 """The built-in MS-Diffusion adapter: one to three held-out things, each in its box of one picture of 192 pixels.
 
-Everything runs through the real ComfyUI's nodes in this process. What is in a box is judged as a picture of its own: is
+Everything runs through the real ComfyUI's nodes in this process. At what is in a box the judge of boxes looks: is
 it nearest to the right one of eight things of its kind, is it of that kind, does the thing fill its box, and is the
 place the one that the text names? `scene_two_top1` are the same pairs by *Subjects in One Prompt*, with the boxes as
-masks; `*_renderer` the renderer's own pictures, the best that the judge can see. The last line is one JSON object;
-`*_se` are standard errors over pictures.
+masks; `three_and_*` the scenes of three things with "and" between all of them, instead of a comma; `*_renderer` the
+renderer's own pictures, the best that the judge can see. The last line is one JSON object; `*_se` are standard errors
+over pictures.
 """
 
 import argparse
@@ -19,11 +20,12 @@ import torch
 from blipdiff_impl.toy_world.render import LARGE_SIZE, render_reference
 from blipdiff_impl.toy_world.scenes import draw_boxes, scene_text
 from blipdiff_impl.toy_world.world import BACKGROUND_NAMES, CATEGORIES, HELD_OUT_SEED, captions, subject_from_seed
+from blipdiff_impl.toybox.box_judge import FILL, crop_around
 from blipdiff_impl.toybox.judge import judged_size
-from blipdiff_impl.toybox.scene_numbers import FILL, SceneTrial, crop_around, make_scene_trials, rendered_scene
+from blipdiff_impl.toybox.scene_numbers import SceneTrial, make_scene_trials, rendered_scene
 from tools.inprocess import load_comfy
-from tools.numbers.scene_boxes import by_node, candidates
-from tools.numbers.two_subjects import Jury, Toybox
+from tools.numbers.scene_boxes import BoxJury, by_node, candidates
+from tools.numbers.two_subjects import Toybox
 from tools.problems import run_command
 
 FIRST_SEED = HELD_OUT_SEED + 800_000_000
@@ -50,14 +52,14 @@ class Seen:
         return found
 
 
-def trials_of(things: int, count: int, same_kind: bool = False) -> list[SceneTrial]:
+def trials_of(things: int, count: int, same_kind: bool = False, commas: bool = True) -> list[SceneTrial]:
     """Scenes of so many held-out things, always the same; kinds and places come in turn."""
-    return [_trial(things, index, same_kind) for index in range(count)]
+    return [_trial(things, index, same_kind, commas) for index in range(count)]
 
 
 def measure(comfy, count: int, scale: float = SCALE, with_renderer: bool = True) -> dict[str, float]:
     """Numbers over `count` scenes of each sort."""
-    toybox, jury = Toybox(comfy), Jury()
+    toybox, jury = Toybox(comfy), BoxJury()
     adapter = toybox.call("MSDiffusionLoader", comfy.module("nodes.host.folders").TOYBOX)[0]
     pairs = make_scene_trials(count)
 
@@ -71,8 +73,11 @@ def measure(comfy, count: int, scale: float = SCALE, with_renderer: bool = True)
     print(json.dumps(numbers), flush=True)
     one = _judged(jury, trials_of(1, count), by_adapter)
     three = _judged(jury, trials_of(3, count), by_adapter)
-    numbers |= one.numbers(top1="one_top1") | three.numbers(top1="three_top1", kind="three_kind")
+    numbers |= one.numbers(top1="one_top1")
+    numbers |= three.numbers(top1="three_top1", kind="three_kind", place="three_place_accuracy")
     print(json.dumps(numbers), flush=True)
+    joined = _judged(jury, trials_of(3, count, commas=False), by_adapter)
+    numbers |= joined.numbers(kind="three_and_kind", place="three_and_place_accuracy")
     alike = _judged(jury, trials_of(2, count, same_kind=True), by_adapter, same_kind=True)
     numbers |= alike.numbers(top1="same_kind_top1")
     scene = _judged(jury, pairs, lambda trial, index: by_node(toybox, trial, index))
@@ -83,15 +88,15 @@ def measure(comfy, count: int, scale: float = SCALE, with_renderer: bool = True)
     return numbers
 
 
-def _judged(jury: Jury, trials, draw, same_kind: bool = False) -> Seen:
+def _judged(jury: BoxJury, trials, draw, same_kind: bool = False) -> Seen:
     seen = Seen()
     for index, trial in enumerate(trials):
         picture = draw(trial, index)
         crops = np.stack([crop_around(picture, np.array(box, float)) for box in trial.boxes])
-        verdict, known = jury.judge.look_at(crops), candidates(jury, trial, index)
+        verdict, known = jury.boxes.judge.look_at(crops), candidates(jury, trial, index)
         if same_kind:  # a thing that looks like the other one is a mistake
             known = [[*own[:-1], other[0]] for own, other in zip(known, known[::-1], strict=True)]
-        points = jury.points(crops)
+        points = jury.boxes.points(crops)
         others = [[known[j][0] for j in range(len(known)) if j != i] for i in range(len(known))]
         seen.top1.append([jury.nearest(p, own) == 0 for p, own in zip(points, known, strict=True)])
         seen.swapped.append(
@@ -135,7 +140,7 @@ def _drawn(toybox: Toybox, adapter, trial: SceneTrial, index: int, scale: float)
     return toybox.draw(model, toybox.words(trial.text), 1, LARGE_SIZE, LARGE_SIZE)[0]
 
 
-def _trial(things: int, index: int, same_kind: bool) -> SceneTrial:
+def _trial(things: int, index: int, same_kind: bool, commas: bool) -> SceneTrial:
     rng = np.random.default_rng((FIRST_SEED, things, index, int(same_kind)))
     steps = [0] * things if same_kind else [0, 5, 7][:things]
     kinds = [CATEGORIES[(index + step) % 12] for step in steps]
@@ -146,7 +151,7 @@ def _trial(things: int, index: int, same_kind: bool) -> SceneTrial:
         tuple(subject_from_seed(first + number, kind) for number, kind in enumerate(kinds)),
         tuple(draw_boxes(things, LARGE_SIZE, LARGE_SIZE, rng)),
         background,
-        scene_text(kinds, phrases[rng.integers(len(phrases))], commas=True, place_first=False),
+        scene_text(kinds, phrases[rng.integers(len(phrases))], commas, place_first=False),
     )
 
 

@@ -15,8 +15,9 @@ import torch
 
 from blipdiff_impl.toy_world.render import LARGE_SIZE, render_picture
 from blipdiff_impl.toy_world.world import BACKGROUND_NAMES, CATEGORIES, subject_from_seed
+from blipdiff_impl.toybox.box_judge import crop_around, load_box_judge
 from blipdiff_impl.toybox.evaluate import CANDIDATES
-from blipdiff_impl.toybox.scene_numbers import FIRST_SEED, crop_around, make_scene_trials, rendered_scene
+from blipdiff_impl.toybox.scene_numbers import FIRST_SEED, make_scene_trials, rendered_scene
 from tools.inprocess import load_comfy
 from tools.numbers.two_subjects import Jury, Toybox
 from tools.problems import run_command
@@ -24,9 +25,17 @@ from tools.problems import run_command
 SOFT_EDGE = 8
 
 
+class BoxJury(Jury):
+    """Looks at whole pictures, and through `boxes` at what is in a box of one."""
+
+    def __init__(self):
+        super().__init__()
+        self.boxes = Jury(load_box_judge())
+
+
 def measure(comfy, count):
     """Numbers over `count` scenes: `scene2_boxes_*` by the node, `*_by_text` without subjects, `*_renderer`."""
-    toybox, jury, trials = Toybox(comfy), Jury(), make_scene_trials(count)
+    toybox, jury, trials = Toybox(comfy), BoxJury(), make_scene_trials(count)
     points = [candidates(jury, trial, i) for i, trial in enumerate(trials)]
     makers = {
         "": lambda trial, i: by_node(toybox, trial, i),
@@ -39,9 +48,9 @@ def measure(comfy, count):
         for i, trial in enumerate(trials):
             picture = make(trial, i)
             crops = np.stack([crop_around(picture, np.array(box, float)) for box in trial.boxes])
-            seen = [CATEGORIES[k] for k in jury.judge.look_at(crops).category]
+            seen = [CATEGORIES[k] for k in jury.boxes.judge.look_at(crops).category]
             kinds += [kind == subject.category for kind, subject in zip(seen, trial.subjects, strict=True)]
-            for found, own, other in zip(jury.points(crops), points[i], points[i][::-1], strict=True):
+            for found, own, other in zip(jury.boxes.points(crops), points[i], points[i][::-1], strict=True):
                 tops.append(jury.nearest(found, own) == 0)
                 swaps.append(jury.nearest(found, [*own, other[0]]) == len(own))
         for kind, values in (("top1", tops), ("kind", kinds), ("swapped", swaps)):

@@ -95,10 +95,10 @@ class Toybox:
 
 
 class Jury:
-    """Finds the nearest candidate."""
+    """Finds the nearest candidate; `judge` is another than the usual one."""
 
-    def __init__(self):
-        self.judge = Judge.load()
+    def __init__(self, judge=None):
+        self.judge = judge or Judge.load()
 
     def points(self, pictures):
         """What the judge compares of each picture."""
