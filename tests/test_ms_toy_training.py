@@ -15,9 +15,10 @@ from blipdiff_impl.ms_diffusion.pretraining.command import train
 from blipdiff_impl.ms_diffusion.pretraining.settings import COLUMNS, MSSettings
 from blipdiff_impl.ms_diffusion.pretraining.task import MSTask, jittered
 from blipdiff_impl.prompts.rows import compose
-from blipdiff_impl.toy_world.world import HELD_OUT_SEED, subject_from_seed
+from blipdiff_impl.toy_world.world import CATEGORIES, HELD_OUT_SEED, subject_from_seed
+from blipdiff_impl.toybox import scene_bank
 from blipdiff_impl.toybox.adapter_base import ToyBase
-from blipdiff_impl.toybox.adapter_data import cut_out_render
+from blipdiff_impl.toybox.adapter_data import ToyScenes, cut_out_render, scene_rows
 from blipdiff_impl.toybox.train_adapter import DRAWING, IMITATION, open_base, train_ms_diffusion
 from blipdiff_impl.training.run_log import read_losses
 from blipdiff_impl.training.samples import BrokenSample, Reference, Sample
@@ -69,6 +70,35 @@ def test_a_cut_out_fills_its_frame():
     seen = drawn.max(axis=-1) > 12
     assert drawn.shape == (64, 64, 3) and drawn.dtype == np.uint8
     assert all(seen.any(axis=axis)[[0, -1]].all() for axis in (0, 1)) and not seen[0].all()
+
+
+def test_crowded_scenes_come_twice_and_one_text_in_three_names_other_things(tmp_path, monkeypatch):
+    """A bank of four small scenes: one large thing, one thing, three things, two things."""
+    things = [[3, -1, -1], [4, -1, -1], [1, 2, 6], [8, 9, -1]]
+    labels = np.array([[1, 0, 1, *things[0]], [1, 1, 0, *things[1]], [3, 2, 0, *things[2]], [2, 3, 0, *things[3]]])
+    arrays = {
+        "labels": labels, "latents": np.zeros((4, 4, 24, 24)), "cells": np.zeros((4, 3, 24, 24), np.uint8),
+        "boxes": np.full((4, 3, 4), 96), "vectors": np.zeros((4, 3, 16, 128)),
+        "references": np.zeros((4, 3, 64, 64, 3), np.uint8),
+    }  # fmt: skip
+    monkeypatch.setattr(scene_bank, "open_shape", lambda name: arrays)
+    monkeypatch.setattr(scene_bank, "ready", lambda name: 4)
+    monkeypatch.setattr(scene_bank, "FOLDER", tmp_path)
+    (tmp_path / "large_cut_outs").mkdir()
+    np.save(tmp_path / "large_cut_outs" / "pictures.npy", arrays["references"])
+
+    assert scene_rows().tolist() == [1, 2, 2, 3]  # of large single things one in four
+    scenes = ToyScenes()
+    (count,) = scenes.groups
+    misnamed = 0
+    for index in range(count):
+        sample = scenes[index]
+        own = [CATEGORIES[kind] for kind in things[scene_rows()[index % 4]] if kind >= 0]
+        assert [reference.phrase for reference in sample.references] == own
+        said = [kind for kind in CATEGORIES if f"a {kind} " in f"{sample.captions[0]} ".replace(",", " ")]
+        assert len(said) == len(own)
+        misnamed += set(said) != set(own)
+    assert abs(misnamed - count / 3) <= 2
 
 
 def test_jitter_moves_edges_a_little_in_half_of_the_cases():
