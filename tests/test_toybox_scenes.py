@@ -169,7 +169,7 @@ def test_two_things_that_touch_are_told_apart():
 
 def test_the_judge_of_scenes_finds_what_is_there_and_not_what_is_not():
     trials = make_scene_trials(12)
-    pictures = np.stack([rendered_scene(trial, i) for i, trial in enumerate(trials)])
+    pictures = np.stack([rendered_scene(trial, i).picture for i, trial in enumerate(trials)])
     named = [tuple(s.category for s in trial.subjects) for trial in trials]
     others = [tuple(CATEGORIES[(CATEGORIES.index(kind) + 4) % 12] for kind in kinds) for kinds in named]
     judges = Judge.load(), load_box_judge()

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from ..blip_diffusion.pipeline import SubjectPipeline
 from ..pictures.pixels import to_uint8
 from ..toy_world.render import LARGE_SIZE
-from ..toy_world.scenes import Box, draw_boxes, render_scene, scene_text
+from ..toy_world.scenes import Box, RenderedScene, draw_boxes, render_scene, scene_text
 from ..toy_world.world import BACKGROUND_NAMES, CATEGORIES, HELD_OUT_SEED, ToySubject, captions, subject_from_seed
 from .box_judge import crop_around, load_box_judge
 from .judge import Judge
@@ -45,11 +45,11 @@ def make_scene_trials(count: int) -> list[SceneTrial]:
     return [_trial(i) for i in range(count)]
 
 
-def rendered_scene(trial: SceneTrial, index: int) -> np.ndarray:
-    """The renderer's picture of a trial, uint8 [192, 192, 3]."""
+def rendered_scene(trial: SceneTrial, index: int) -> RenderedScene:
+    """A trial as the renderer draws it, 192 x 192."""
     rng = np.random.default_rng((FIRST_SEED, index, 1))
     size = (LARGE_SIZE, LARGE_SIZE)
-    return render_scene(list(trial.subjects), list(trial.boxes), trial.background, size, rng).picture
+    return render_scene(list(trial.subjects), list(trial.boxes), trial.background, size, rng)
 
 
 def scene_numbers(pipeline: SubjectPipeline, count: int) -> dict[str, float]:
@@ -59,7 +59,7 @@ def scene_numbers(pipeline: SubjectPipeline, count: int) -> dict[str, float]:
     trials, judges = make_scene_trials(count), (Judge.load(), load_box_judge())
     named = [tuple(subject.category for subject in trial.subjects) for trial in trials]
     others = [tuple(CATEGORIES[(CATEGORIES.index(kind) + 4) % 12] for kind in kinds) for kinds in named]
-    rendered = np.stack([rendered_scene(trial, i) for i, trial in enumerate(trials)])
+    rendered = np.stack([rendered_scene(trial, i).picture for i, trial in enumerate(trials)])
     found = kinds_found(*judges, generate_scenes(pipeline, trials), named)
     fair, fooled = kinds_found(*judges, rendered, named), kinds_found(*judges, rendered, others)
     return {

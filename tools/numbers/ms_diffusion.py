@@ -4,7 +4,8 @@ Everything runs through the real ComfyUI's nodes in this process. At what is in 
 it nearest to the right one of eight things of its kind, is it of that kind, does the thing fill its box, and is the
 place the one that the text names? `scene_two_top1` are the same pairs by *Subjects in One Prompt*, with the boxes as
 masks; `three_and_*` the scenes of three things with "and" between all of them, instead of a comma; `*_renderer` the
-renderer's own pictures, the best that the judge can see. The last line is one JSON object; `*_se` are standard errors
+renderer's own pictures, the best that the judge can see; `tight_box_iou` goes by the rectangle that the renderer's
+thing takes in a box, instead of the square. The last line is one JSON object; `*_se` are standard errors
 over pictures.
 """
 
@@ -40,6 +41,7 @@ class Seen:
     swapped: list[list[bool]] = field(default_factory=list)
     kind: list[list[bool]] = field(default_factory=list)
     box: list[list[float]] = field(default_factory=list)
+    tight: list[list[float]] = field(default_factory=list)
     place: list[list[bool]] = field(default_factory=list)
 
     def numbers(self, **names: str) -> dict[str, float]:
@@ -68,8 +70,9 @@ def measure(comfy, count: int, scale: float = SCALE, with_renderer: bool = True)
 
     two = _judged(jury, pairs, by_adapter)
     numbers = two.numbers(
-        top1="two_top1", swapped="two_swapped", kind="two_kind", box="box_iou", place="place_accuracy"
-    )
+        top1="two_top1", swapped="two_swapped", kind="two_kind", box="box_iou", tight="tight_box_iou",
+        place="place_accuracy",
+    )  # fmt: skip
     print(json.dumps(numbers), flush=True)
     one = _judged(jury, trials_of(1, count), by_adapter)
     three = _judged(jury, trials_of(3, count), by_adapter)
@@ -83,8 +86,9 @@ def measure(comfy, count: int, scale: float = SCALE, with_renderer: bool = True)
     scene = _judged(jury, pairs, lambda trial, index: by_node(toybox, trial, index))
     numbers |= scene.numbers(top1="scene_two_top1", kind="scene_two_kind", swapped="scene_two_swapped")
     if with_renderer:
-        drawn = _judged(jury, pairs, rendered_scene)
-        numbers |= drawn.numbers(top1="two_top1_renderer", kind="two_kind_renderer", box="box_iou_renderer")
+        drawn = _judged(jury, pairs, lambda trial, index: rendered_scene(trial, index).picture)
+        names = {"box": "box_iou_renderer", "tight": "tight_box_iou_renderer"}
+        numbers |= drawn.numbers(top1="two_top1_renderer", kind="two_kind_renderer", **names)
     return numbers
 
 
@@ -104,22 +108,35 @@ def _judged(jury: BoxJury, trials, draw, same_kind: bool = False) -> Seen:
         )
         kinds = [CATEGORIES[kind] for kind in verdict.category]
         seen.kind.append([kind == thing.category for kind, thing in zip(kinds, trial.subjects, strict=True)])
-        seen.box.append([_overlap(mask) for mask in verdict.mask])
+        boxes = [np.array(box, float) for box in trial.boxes]
+        seen.box.append([_overlap(mask, box, box) for mask, box in zip(verdict.mask, boxes, strict=True)])
+        tight = [rectangle(mask > 127) for mask in rendered_scene(trial, index).masks]
+        seen.tight.append([_overlap(*each) for each in zip(verdict.mask, boxes, tight, strict=True)])
         (where,) = jury.judge.look_at(judged_size(picture[None])).background
         seen.place.append([BACKGROUND_NAMES[where] == trial.background])
     return seen
 
 
-def _overlap(mask: np.ndarray) -> float:
-    """Of the rectangle around a thing and its box, in the crop around that: intersection over union."""
+def rectangle(mask: np.ndarray) -> np.ndarray:
+    """(x0, y0, x1, y1) around what is set of a mask bool [H, W], which is not empty."""
+    y, x = np.nonzero(mask)
+    return np.array([x.min(), y.min(), x.max() + 1, y.max() + 1], float)
+
+
+def _overlap(mask: np.ndarray, box: np.ndarray, due: np.ndarray) -> float:
+    """Of the rectangle around a thing and the one where it should be: intersection over union.
+
+    Args:
+        mask: of the thing, in the crop around its box.
+        due: in pixels of the picture, like the box.
+    """
     if not mask.any():
         return 0.0
-    side = mask.shape[0]
-    low, high = side * (1 - FILL) / 2, side * (1 + FILL) / 2
-    y, x = np.nonzero(mask)
-    edges = [(axis.min(), axis.max() + 1) for axis in (x, y)]
-    shared = np.prod([max(0.0, min(high, last) - max(low, first)) for first, last in edges])
-    return float(shared / (np.prod([last - first for first, last in edges]) + (high - low) ** 2 - shared))
+    side = (box[2] - box[0]) / FILL
+    corner = np.tile((box[:2] + box[2:] - side) / 2, 2)
+    found, due = rectangle(mask), (due - corner) * mask.shape[0] / side
+    shared = np.prod((np.minimum(found[2:], due[2:]) - np.maximum(found[:2], due[:2])).clip(min=0))
+    return float(shared / (np.prod(found[2:] - found[:2]) + np.prod(due[2:] - due[:2]) - shared))
 
 
 def _drawn(toybox: Toybox, adapter, trial: SceneTrial, index: int, scale: float) -> np.ndarray:
