@@ -2,8 +2,9 @@
 
 import numpy as np
 
+from blipdiff_impl.toy_world.scenes import box_around
 from blipdiff_impl.toybox.box_judge import crop_around
-from tools.numbers.ms_diffusion import _overlap, rectangle, trials_of
+from tools.numbers.ms_diffusion import _overlap, trials_of
 
 BOX = np.array([50.0, 60.0, 122.0, 132.0])
 
@@ -33,7 +34,7 @@ def test_a_flat_thing_fills_the_rectangle_that_is_due_and_not_its_square():
 def test_a_rectangle_holds_all_that_is_set():
     mask = np.zeros((20, 30), bool)
     mask[4, 7] = mask[12, 20] = True
-    assert rectangle(mask).tolist() == [7, 4, 21, 13]
+    assert box_around(mask).tolist() == [7, 4, 21, 13]
 
 
 def test_scenes_with_and_are_those_with_commas():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from stopping import stop_after
 
 from blipdiff_impl.toy_world.render import render_picture
 from blipdiff_impl.toy_world.two_colours import distance_from_style, in_two_colours
@@ -67,20 +68,12 @@ def test_its_training_resumes_to_the_bit(tmp_path, monkeypatch):
     monkeypatch.setattr(train_style, "CHUNK", 8)
     monkeypatch.setattr(train_style, "SIZES", {96: 4})
     monkeypatch.setattr(Clock, "checkpoint_due", lambda self: True)
-    predict = train_style.Studio.predict
 
     def run(name, stop=None):
-        calls = []
-
-        def counted(*inputs):
-            calls.append(1)
-            if stop and len(calls) > stop:
-                raise KeyboardInterrupt
-            return predict(*inputs)
-
-        monkeypatch.setattr(train_style, "CACHE", tmp_path / name)
-        monkeypatch.setattr(train_style.Studio, "predict", counted)
-        train_style.train_style(3, tmp_path / name / "out")
+        with monkeypatch.context() as patch:
+            patch.setattr(train_style, "CACHE", tmp_path / name)
+            stop_after(patch, train_style.Studio, "predict", stop)
+            train_style.train_style(3, tmp_path / name / "out")
         return [load_file(tmp_path / name / "out" / path.name) for path in FILES]
 
     whole = run("whole")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from stopping import stop_after
 
 from blipdiff_impl.errors import CheckpointError
 from blipdiff_impl.gill.checkpoint import open_gill, save_gill
@@ -225,19 +226,9 @@ def test_the_language_model_resumes_to_the_bit(tmp_path, monkeypatch):
         monkeypatch.setattr(language, "LANGUAGE", folder / "opt")
         monkeypatch.setattr(language, "CHECKPOINT", folder / "language.pt")
         monkeypatch.setattr(Clock, "checkpoint_due", lambda self: True)
-        loss, done = language._loss, []
-
-        def counted(*inputs):
-            done.append(1)
-            if stop and len(done) > stop:
-                raise KeyboardInterrupt
-            return loss(*inputs)
-
-        monkeypatch.setattr(language, "_loss", counted)
-        try:
+        with monkeypatch.context() as patch:
+            stop_after(patch, language, "_loss", stop)
             language.train_language(6, batch=4)
-        finally:
-            monkeypatch.setattr(language, "_loss", loss)
         return load_file(folder / "opt" / "model.safetensors")
 
     whole = run("whole")
@@ -253,18 +244,11 @@ def test_the_tower_resumes_to_the_bit(tmp_path, monkeypatch):
     monkeypatch.setattr(tower, "measure_tower", lambda *models: {})
 
     def run(name, stop=None):
-        folder, loss, done = tmp_path / name, tower._loss, []
-
-        def counted(*inputs):
-            done.append(1)
-            if stop and len(done) > stop:
-                raise KeyboardInterrupt
-            return loss(*inputs)
-
+        folder = tmp_path / name
         with monkeypatch.context() as patch:
             patch.setattr(tower, "CHECKPOINT", folder / "tower.pt")
             patch.setattr(tower, "TOWER", folder / "clip_vision")
-            patch.setattr(tower, "_loss", counted)
+            done = stop_after(patch, tower, "_loss", stop)
             tower.train_tower(4, batch=3)
         return load_file(folder / "clip_vision" / "model.safetensors"), len(done)
 

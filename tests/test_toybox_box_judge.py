@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from stopping import stop_after
 
 from blipdiff_impl.toy_world.world import CATEGORIES, HELD_OUT_SEED
 from blipdiff_impl.toybox import box_judge
@@ -45,7 +46,6 @@ def test_things_stay_as_they_are_on_another_ground(monkeypatch):
     monkeypatch.setattr(box_judge, "MIXED_SHARE", 1.0)
     mixed = draw_crops(np.random.default_rng(4))
     whole = plain[0][1] == 255
-    # the boxes are drawn after the ground, so only the last numbers of chance differ
     assert len(plain) == len(mixed) and plain[0][2] == mixed[0][2]
     assert np.abs(plain[0][0][whole].mean(0) - mixed[0][0][whole].mean(0)).max() < 40
     assert np.abs(plain[0][0][~whole].astype(int) - mixed[0][0][~whole]).mean() > 5
@@ -88,16 +88,8 @@ def test_it_resumes_to_the_bit(tmp_path, monkeypatch):
 
     def run(name, stop=None):
         monkeypatch.setattr(box_judge, "CHECKPOINT", tmp_path / f"{name}.pt")
-        spoil, done = box_judge.spoil, []
-
-        def counted(*given):
-            done.append(1)
-            if stop and len(done) > stop:
-                raise KeyboardInterrupt
-            return spoil(*given)
-
         with monkeypatch.context() as patch:
-            patch.setattr(box_judge, "spoil", counted)
+            stop_after(patch, box_judge, "spoil", stop)
             train_box_judge(3, batch=4, path=tmp_path / f"{name}.safetensors")
         return load_file(tmp_path / f"{name}.safetensors")
 

@@ -78,7 +78,7 @@ def as_tokens(
             tags = talk.views[int(value)].tags()
             if rng is not None and rng.uniform() < 0.3:
                 tags = [tags[place] for place in rng.permutation(4)]
-            found, weight = tokenizer.ids("".join(f" {tag}" for tag in tags)), 0.0
+            found, weight = _tag_ids(tags, tokenizer), 0.0
         else:
             found, weight = tokenizer.ids(str(value)), 1.0 if kind == "answer" else QUESTION_WEIGHT
             if not begun:
@@ -102,7 +102,7 @@ def draw_tokens(tokenizer: TextTokenizer, rng: np.random.Generator) -> tuple[lis
         ids = [START, *tokenizer.ids(scene.said)]
         weights = [1.0 if view else QUESTION_WEIGHT] * len(ids)
         if view:
-            tags = tokenizer.ids("".join(f" {tag}" for tag in view.tags()))
+            tags = _tag_ids(view.tags(), tokenizer)
             ids, weights = tags + ids, [0.0] * len(tags) + weights
         shown = _shown(scene, tokenizer, rng) if chance < SHOWN else []
         return [*ids, *shown, END], [*weights, *[1.0] * len(shown), 1.0]
@@ -121,7 +121,12 @@ def draw_tokens(tokenizer: TextTokenizer, rng: np.random.Generator) -> tuple[lis
 def _shown(scene: Scene, tokenizer: TextTokenizer, rng: np.random.Generator) -> list[int]:
     """Ids of a drawn picture's words, in any order."""
     tags = scene.tags()
-    return tokenizer.ids("".join(f" {tags[place]}" for place in rng.permutation(len(tags))))
+    return _tag_ids([tags[place] for place in rng.permutation(len(tags))], tokenizer)
+
+
+def _tag_ids(tags: list[str], tokenizer: TextTokenizer) -> list[int]:
+    """Ids of the words that stand for a picture."""
+    return tokenizer.ids("".join(f" {tag}" for tag in tags))
 
 
 def train_language(steps: int, batch: int = 80, rate: float = 3e-3, seed: int = 11) -> None:

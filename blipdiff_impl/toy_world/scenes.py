@@ -47,6 +47,12 @@ def draw_boxes(count: int, width: int, height: int, rng: np.random.Generator) ->
                 return boxes
 
 
+def box_around(mask: np.ndarray) -> np.ndarray:
+    """(x0, y0, x1, y1) around what is set of a mask [H, W], which is not empty."""
+    y, x = np.nonzero(mask)
+    return np.array([x.min(), y.min(), x.max() + 1, y.max() + 1])
+
+
 def halves_boxes(size: int, rng: np.random.Generator) -> list[Box]:
     """Two things side by side in a picture twice as wide as high, each as `render_picture` would place it."""
     boxes = []

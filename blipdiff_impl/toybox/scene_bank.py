@@ -17,7 +17,7 @@ from ..files import write_whole
 from ..stable_diffusion.config import VAE_FACTOR
 from ..toy_world.bank import CACHE, open_array, rows_ready
 from ..toy_world.render import LARGE_SIZE, PICTURE_SIZE, REFERENCE_SIZE, render_picture, render_reference
-from ..toy_world.scenes import MAX_THINGS, RenderedScene, draw_boxes, halves_boxes, render_scene
+from ..toy_world.scenes import MAX_THINGS, RenderedScene, box_around, draw_boxes, halves_boxes, render_scene
 from ..toy_world.world import BACKGROUND_NAMES, CATEGORIES, HELD_OUT_SEED, ToySubject, subject_from_seed
 from .train_subject import category_ids, to_pixels
 
@@ -133,9 +133,7 @@ def draw_scene(name: str, rng: np.random.Generator) -> tuple[list[ToySubject], i
     subjects, background, classic = draw_subjects(name, rng)
     if classic:
         drawn = render_picture(subjects[0], BACKGROUND_NAMES[background], rng, bank=True, size=size[0])
-        y, x = np.nonzero(drawn.mask)
-        box = np.array([[x.min(), y.min(), x.max() + 1, y.max() + 1]])
-        return subjects, background, True, RenderedScene(drawn.picture, drawn.mask[None], box)
+        return subjects, background, True, RenderedScene(drawn.picture, drawn.mask[None], box_around(drawn.mask)[None])
     boxes = halves_boxes(size[1], rng) if name == "wide" else draw_boxes(len(subjects), *size, rng)
     return subjects, background, False, render_scene(subjects, boxes, BACKGROUND_NAMES[background], size, rng)
 

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from ..blip_diffusion.pipeline import SubjectPipeline
 from ..pictures.pixels import to_uint8
 from ..toy_world.render import LARGE_SIZE
-from ..toy_world.scenes import Box, RenderedScene, draw_boxes, render_scene, scene_text
+from ..toy_world.scenes import Box, RenderedScene, box_around, draw_boxes, render_scene, scene_text
 from ..toy_world.world import BACKGROUND_NAMES, CATEGORIES, HELD_OUT_SEED, ToySubject, captions, subject_from_seed
 from .box_judge import crop_around, load_box_judge
 from .judge import Judge
@@ -98,7 +98,9 @@ def kinds_found(judge: Judge, boxes: Judge, pictures: np.ndarray, kinds: list[tu
 def _found(judge: Judge, boxes: Judge, picture: np.ndarray, kinds: tuple[str, ...]) -> list[bool]:
     scores, best = judge.mask_scores(picture), [False, False]
     for threshold in THRESHOLDS:
-        crops = [crop_around(picture, _box(area) * len(picture) / len(area)) for area in two_areas(scores > threshold)]
+        crops = [
+            crop_around(picture, box_around(area) * len(picture) / len(area)) for area in two_areas(scores > threshold)
+        ]
         seen = [CATEGORIES[i] for i in boxes.look_at(np.stack(crops)).category] if crops else []
         answers = []
         for kind in kinds:
@@ -151,12 +153,6 @@ def _areas(mask: Tensor) -> list[Tensor]:
         labels = spread
     areas = [labels[0, 0] == number for number in labels[labels > 0].unique()]
     return sorted(areas, key=lambda area: -int(area.sum()))
-
-
-def _box(area: np.ndarray) -> np.ndarray:
-    """(x0, y0, x1, y1) around an area."""
-    y, x = np.nonzero(area)
-    return np.array([x.min(), y.min(), x.max() + 1, y.max() + 1])
 
 
 def _trial(index: int) -> SceneTrial:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from blipdiff_impl.toy_world.render import LARGE_SIZE, render_reference
-from blipdiff_impl.toy_world.scenes import draw_boxes, scene_text
+from blipdiff_impl.toy_world.scenes import box_around, draw_boxes, scene_text
 from blipdiff_impl.toy_world.world import BACKGROUND_NAMES, CATEGORIES, HELD_OUT_SEED, captions, subject_from_seed
 from blipdiff_impl.toybox.box_judge import FILL, crop_around
 from blipdiff_impl.toybox.judge import judged_size
@@ -110,17 +110,11 @@ def _judged(jury: BoxJury, trials, draw, same_kind: bool = False) -> Seen:
         seen.kind.append([kind == thing.category for kind, thing in zip(kinds, trial.subjects, strict=True)])
         boxes = [np.array(box, float) for box in trial.boxes]
         seen.box.append([_overlap(mask, box, box) for mask, box in zip(verdict.mask, boxes, strict=True)])
-        tight = [rectangle(mask > 127) for mask in rendered_scene(trial, index).masks]
+        tight = [box_around(mask > 127) for mask in rendered_scene(trial, index).masks]
         seen.tight.append([_overlap(*each) for each in zip(verdict.mask, boxes, tight, strict=True)])
         (where,) = jury.judge.look_at(judged_size(picture[None])).background
         seen.place.append([BACKGROUND_NAMES[where] == trial.background])
     return seen
-
-
-def rectangle(mask: np.ndarray) -> np.ndarray:
-    """(x0, y0, x1, y1) around what is set of a mask bool [H, W], which is not empty."""
-    y, x = np.nonzero(mask)
-    return np.array([x.min(), y.min(), x.max() + 1, y.max() + 1], float)
 
 
 def _overlap(mask: np.ndarray, box: np.ndarray, due: np.ndarray) -> float:
@@ -134,7 +128,7 @@ def _overlap(mask: np.ndarray, box: np.ndarray, due: np.ndarray) -> float:
         return 0.0
     side = (box[2] - box[0]) / FILL
     corner = np.tile((box[:2] + box[2:] - side) / 2, 2)
-    found, due = rectangle(mask), (due - corner) * mask.shape[0] / side
+    found, due = box_around(mask), (due - corner) * mask.shape[0] / side
     shared = np.prod((np.minimum(found[2:], due[2:]) - np.maximum(found[:2], due[:2])).clip(min=0))
     return float(shared / (np.prod(found[2:] - found[:2]) + np.prod(due[2:] - due[:2]) - shared))
 
