@@ -18,7 +18,7 @@ from blipdiff_impl.gill.pipeline import load_gill
 from blipdiff_impl.gill.pretraining.task import GILLTask
 from blipdiff_impl.gill.text_encoder import text_encoder_fingerprint
 from blipdiff_impl.gill.vision import ClipVision
-from blipdiff_impl.toy_gill import corpus, language, prefix, samples, tower, train
+from blipdiff_impl.toy_gill import corpus, language, looks, prefix, samples, tower, train
 from blipdiff_impl.toy_gill.corpus import HELD_OUT, draw_conversation
 from blipdiff_impl.toy_world.world import BACKGROUND_NAMES, CATEGORIES, captions
 from blipdiff_impl.toybox.training import Clock
@@ -111,13 +111,21 @@ def test_every_word_is_one_token(tmp_path, monkeypatch):
     assert tokenizer.words_in_pieces("draw an astronaut in the snow") == ["an", "astronaut"]
 
 
-def test_half_of_the_drawn_pictures_are_read_as_words(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(language, "LANGUAGE", tmp_path_factory.mktemp("tokenizer"))
+        return language.make_tokenizer()
+
+
+@pytest.mark.parametrize(
+    ("lesson", "often"), [(language.LANGUAGE_LESSON, (0.03, 0.2)), (language.LOOK_UP_LESSON, (0.2, 0.4))]
+)
+def test_half_of_the_drawn_pictures_are_read_as_words(tokenizer, lesson, often):
     """Behind a colon or at once; an answer in words is followed by the end alone."""
-    monkeypatch.setattr(language, "LANGUAGE", tmp_path / "opt")
-    tokenizer = language.make_tokenizer()
     drawn = shown = at_once = words = 0
     for number in range(400):
-        ids, weights = language.draw_tokens(tokenizer, np.random.default_rng((6, number)))
+        ids, weights = language.draw_tokens(tokenizer, np.random.default_rng((6, number)), lesson)
         assert len(ids) == len(weights) and ids[-1] in (language.END, tokenizer.newline) and weights[-1] == 1
         _, question, last = tokenizer.text(ids[:-1]).rpartition("A:")
         if not question:
@@ -130,9 +138,10 @@ def test_half_of_the_drawn_pictures_are_read_as_words(tmp_path, monkeypatch):
         if not colon or tags:
             shown += 1
             at_once += not colon
+            assert weights[-2] == (1 if colon else lesson.at_once_weight)
             kinds = [each for each in (tags or said).split() if each in CATEGORIES]
             assert len(kinds) == 1 and (not colon or kinds[0] in said.split())
-    assert words > 50 and 0.4 < shown / drawn < 0.6 and 0.03 < at_once / drawn < 0.2
+    assert words > 50 and 0.4 < shown / drawn < 0.6 and often[0] < at_once / drawn < often[1]
 
 
 # --- samples
@@ -179,22 +188,26 @@ def test_samples_with_things_name_the_picture_that_shows_it(source):
 
 # --- training
 
-SMALL_LANGUAGE = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "ffn_dim": 16,
+SMALL_LANGUAGE = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 4, "ffn_dim": 16,
                   "max_position_embeddings": 160}  # fmt: skip
 
 
-def looking(ids, looked_up):
-    """Attentions of two layers over these words: the first looks back as guided, the second at given places."""
-    count = len(ids)
-    first = torch.zeros(1, 4, count, count)
-    for back in range(1, language.LOOK_BACK + 1):
-        for at in range(back, count):
-            first[0, back - 1, at, at - back] = 1
-    second = torch.full((1, 4, count, count), 1 / count)
-    for at, place in looked_up.items():
-        second[0, :, at] = 0
-        second[0, :, at, place] = 1
-    return first, second
+def looking(count, places, heads=range(4)):
+    """Attention of a layer over so many words: heads look at given places, all else is even."""
+    found = torch.full((1, 4, count, count), 1 / count)
+    for at, place in places.items():
+        for head in heads:
+            found[0, head, at] = 0
+            found[0, head, at, place] = 1
+    return found
+
+
+@pytest.mark.parametrize("look_back", [3, 4])
+def test_the_language_model_is_told_to_look_back(look_back):
+    heads = [looking(7, {at: at - back for at in range(back, 7)}, [back - 1]) for back in range(1, look_back + 1)]
+    right = torch.cat([each[:, number : number + 1] for number, each in enumerate(heads)], 1)
+    assert float(looks.looks_back(right, look_back)) == 0
+    assert float(looks.looks_back(right.roll(1, 1), look_back)) > 3
 
 
 @pytest.mark.parametrize(
@@ -208,34 +221,83 @@ def looking(ids, looked_up):
 def test_the_language_model_is_told_where_to_look(ids, answered, places):
     answers = torch.zeros(1, len(ids) - 1, dtype=torch.bool)
     answers[0, list(answered)] = True
-    words = torch.tensor([ids])
-    assert float(language._guidance(looking(ids, places), words, answers)) == 0
+    words, count = torch.tensor([ids]), len(ids)
+    assert float(looks.looks_up(looking(count, places), words, answers, 3)) == 0
     for at, place in places.items():
-        wrong = looking(ids, places | {at: place - 1})
-        assert float(language._guidance(wrong, words, answers)) > 3
+        wrong = looking(count, places | {at: place - 1})
+        assert float(looks.looks_up(wrong, words, answers, 3)) > 3
     nowhere = torch.zeros_like(answers)  # no answer, nothing to look up
-    assert float(language._guidance(looking(ids, {}), words, nowhere)) == 0
+    assert float(looks.looks_up(looking(count, {}), words, nowhere, 3)) == 0
 
 
-def test_the_language_model_resumes_to_the_bit(tmp_path, monkeypatch):
+TWO_THINGS = "Q: there is a mug in the snow and a cat at night.\nA: nice.\nQ: "
+
+
+@pytest.mark.parametrize(
+    ("question", "told", "at_once"),
+    [
+        ("the cat please", [("cat", "cat")], ("cat", "cat")),
+        ("draw the mug where the cat is", [("mug", "mug"), ("cat", "cat")], ("mug", "cat")),
+        ("now a mug there", [], None),
+        ("draw it", [], None),
+    ],
+)
+def test_what_is_asked_for_is_looked_up_where_it_stood(tokenizer, question, told, at_once):
+    words = looks.ThingWords.of(tokenizer)
+    line = [language.START, *tokenizer.ids(f"{TWO_THINGS}{question}.\nA:"), *tokenizer.ids(" "), *tokenizer.ids(" cat")]
+    ids, end = torch.tensor([line]), len(line) - 2
+    begins = {kind: line.index(tokenizer.ids(f" {kind}")[0]) for kind in ("mug", "cat")}
+    asked = {kind: end - line[:end][::-1].index(tokenizer.ids(f" {kind}")[0]) - 1 for kind in ("mug", "cat")}
+    pairs = words.pairs(ids)
+    assert pairs[0].nonzero().tolist() == sorted([asked[one], begins[other]] for one, other in told)
+    due = words.asked_for(ids, pairs)
+    for each, kind in zip(due, at_once or (), strict=False):
+        assert each[0].nonzero().tolist() == [[end, asked[kind]]]
+    assert at_once or not any(each.any() for each in due)
+    if not at_once:
+        assert float(looks.finds_places(looking(len(line), {}), looking(len(line), {}), ids, words)) == 0
+        return
+    second = looking(len(line), {asked[kind]: begins[kind] + 3 for kind, _ in told})
+    second[:, 3] = looking(len(line), {asked[kind]: begins[kind] + 2 for kind, _ in told})[:, 3]
+    third = looking(len(line), {end: asked[at_once[0]]})
+    third[:, 1] = looking(len(line), {end: asked[at_once[1]]})[:, 1]
+    assert float(looks.finds_places(second, third, ids, words)) == 0
+    assert float(looks.finds_places(second.roll(1, -1), third, ids, words)) > 3
+    assert float(looks.finds_places(second, third.roll(1, -1), ids, words)) > 3
+
+
+def test_of_two_mentions_the_last_one_with_a_place_counts(tokenizer):
+    text = "Q: draw a cat in the snow.\nA: here is a cat in the snow:\nQ: i see a cat at night and a mug on the grass."
+    line = tokenizer.ids(f"{text}\nA: nice.\nQ: the cat please")
+    cats = [place for place, word in enumerate(line) if word == tokenizer.ids(" cat")[0]]
+    pairs = looks.ThingWords.of(tokenizer).pairs(torch.tensor([line]))
+    assert len(cats) == 4 and pairs[0].nonzero().tolist() == [[cats[3], cats[2]]]
+
+
+def test_both_lessons_resume_to_the_bit(tmp_path, monkeypatch):
     """Killed behind a checkpoint, in the middle of a group of steps."""
     monkeypatch.setattr(language, "SIZES", SMALL_LANGUAGE)
+    monkeypatch.setattr(Clock, "checkpoint_due", lambda self: True)
 
-    def run(name, stop=None):
+    def run(name, lesson, stop=None):
         folder = tmp_path / name
         monkeypatch.setattr(language, "LANGUAGE", folder / "opt")
         monkeypatch.setattr(language, "CHECKPOINT", folder / "language.pt")
-        monkeypatch.setattr(Clock, "checkpoint_due", lambda self: True)
+        monkeypatch.setattr(language, "LOOK_UP_CHECKPOINT", folder / "look_up.pt")
         with monkeypatch.context() as patch:
             stop_after(patch, language, "_loss", stop)
-            language.train_language(6, batch=4)
+            lesson(6, batch=4)
         return load_file(folder / "opt" / "model.safetensors")
 
-    whole = run("whole")
-    with pytest.raises(KeyboardInterrupt):
-        run("killed", stop=3)
-    resumed = run("killed")
-    assert whole.keys() == resumed.keys() and all(torch.equal(whole[name], resumed[name]) for name in whole)
+    before = {}
+    for lesson in (language.train_language, language.train_look_up):
+        whole = run("whole", lesson)
+        with pytest.raises(KeyboardInterrupt):
+            run("killed", lesson, stop=3)
+        resumed = run("killed", lesson)
+        assert whole.keys() == resumed.keys() and all(torch.equal(whole[name], resumed[name]) for name in whole)
+        assert not before or any(not torch.equal(whole[name], before[name]) for name in whole)
+        before = whole
 
 
 def test_the_tower_resumes_to_the_bit(tmp_path, monkeypatch):

@@ -38,6 +38,13 @@ def _language(options: argparse.Namespace) -> None:
     print(json.dumps(measure_language(600)))
 
 
+def _look_up(options: argparse.Namespace) -> None:
+    from .language import measure_language, train_look_up
+
+    train_look_up(options.steps or 1200)
+    print(json.dumps(measure_language(600)))
+
+
 def _tower(options: argparse.Namespace) -> None:
     from .tower import train_tower
 
@@ -70,6 +77,7 @@ def _export(options: argparse.Namespace) -> None:
 
 STAGES = {
     "language": on_one_thread(_language),
+    "look_up": on_one_thread(_look_up),
     "tower": on_one_thread(_tower),
     "gill": on_one_thread(_gill),
     "decision": on_one_thread(_decision),

@@ -1,14 +1,14 @@
 """The toy language model: a small OPT, trained on the words of the corpus alone and frozen from then on.
 
 A picture stands in it as four words, before the start token where a conversation begins with one, so that pictures have
-a place in its language later.
+a place in its language later. There are two lessons: the language, and then to look up at once what is asked for.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +22,12 @@ from ..gill.tokenizer import MERGES, SPECIAL, VOCABULARY, TextTokenizer
 from ..toybox.training import Optimiser, train_steps
 from ..training.optimisers import fast_type
 from .corpus import Conversation, Scene, draw_caption, draw_conversation, draw_view, words
+from .looks import ThingWords, finds_places, looks_back, looks_up
 from .places import FOLDER, LANGUAGE
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from transformers import OPTForCausalLM
 
 SIZES: dict[str, Any] = {
@@ -32,14 +35,41 @@ SIZES: dict[str, Any] = {
     "max_position_embeddings": 256,
 }  # fmt: skip
 START = END = 2
+BATCH = 80
 CAPTION_SHARE, QUESTION_WEIGHT, TOGETHER = 0.2, 0.1, 8
-SHOWN, SHOWN_AT_ONCE = 0.5, 0.1  # share of the drawn pictures whose words are read, and of those behind no answer
-GUIDED, GUIDANCE = 0.5, 0.3  # share of the steps that are told where to look, and what that counts in the loss
-LOOK_BACK = 3  # words before, which as many heads of the first layer look at
-LOOK_UP_HEADS = 2  # of the second layer
-CHECKPOINT = FOLDER / "language.pt"
+GUIDANCE = 0.3  # what being told where to look counts in the loss
+CHECKPOINT, LOOK_UP_CHECKPOINT = FOLDER / "language.pt", FOLDER / "look_up.pt"
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What is read, and what is told beside.
+
+    Attributes:
+        shown: share of the drawn pictures whose words are read.
+        at_once, thing_at_once: share of the conversations, and of those about two things, in which these words are the
+            whole answer.
+        at_once_weight: what such words count.
+        guided: share of the steps that are told where to look.
+        look_back: words before, which as many heads of the first layer look at.
+        places: whether where things are is looked up, too.
+    """
+
+    rate: float
+    seed: int
+    shown: float
+    at_once: float
+    thing_at_once: float
+    at_once_weight: float
+    guided: float
+    look_back: int
+    places: bool
+
+
+LANGUAGE_LESSON = Lesson(3e-3, 11, 0.5, 0.1, 0.1, 1.0, 0.5, 3, False)
+LOOK_UP_LESSON = Lesson(1.5e-3, 12, 0.55, 0.15, 0.5, 4.0, 1.0, 4, True)
 
 
 def make_tokenizer() -> TextTokenizer:
@@ -88,7 +118,9 @@ def as_tokens(
     return ids, weights
 
 
-def draw_tokens(tokenizer: TextTokenizer, rng: np.random.Generator) -> tuple[list[int], list[float]]:
+def draw_tokens(
+    tokenizer: TextTokenizer, rng: np.random.Generator, lesson: Lesson = LANGUAGE_LESSON
+) -> tuple[list[int], list[float]]:
     """A line of training by chance: a conversation or a caption, half of the captions behind a picture.
 
     Half of the captions, and of the conversations that end where a picture belongs, go on with that picture's words; of
@@ -104,18 +136,21 @@ def draw_tokens(tokenizer: TextTokenizer, rng: np.random.Generator) -> tuple[lis
         if view:
             tags = _tag_ids(view.tags(), tokenizer)
             ids, weights = tags + ids, [0.0] * len(tags) + weights
-        shown = _shown(scene, tokenizer, rng) if chance < SHOWN else []
+        shown = _shown(scene, tokenizer, rng) if chance < lesson.shown else []
         return [*ids, *shown, END], [*weights, *[1.0] * len(shown), 1.0]
     talk = draw_conversation(rng)
-    scene, shown = talk.turns[-1].drawn, []
-    if scene and chance < SHOWN:
+    scene, shown, counts = talk.turns[-1].drawn, [], 1.0
+    if scene and chance < lesson.shown:
         shown = _shown(scene, tokenizer, rng)
-        if chance < SHOWN_AT_ONCE and not talk.bare:
+        if chance < (lesson.thing_at_once if talk.needs == "things" else lesson.at_once) and not talk.bare:
+            counts = lesson.at_once_weight
             talk = replace(talk, turns=(*talk.turns[:-1], replace(talk.turns[-1], answer="")))
     ids, weights = as_tokens(talk, tokenizer, rng)
+    if shown and not talk.turns[-1].answer:
+        weights[-1] = 0.0  # the space is put there, later as now; what is said by itself begins with a word
     # Behind an answer a line ends or all does: a model that is certain of one never lets a picture come there.
     end = END if rng.uniform() < 0.5 else tokenizer.newline
-    return [*ids, *shown, end], [*weights, *[1.0] * len(shown), 1.0]
+    return [*ids, *shown, end], [*weights, *[counts] * len(shown), 1.0]
 
 
 def _shown(scene: Scene, tokenizer: TextTokenizer, rng: np.random.Generator) -> list[int]:
@@ -129,25 +164,46 @@ def _tag_ids(tags: list[str], tokenizer: TextTokenizer) -> list[int]:
     return tokenizer.ids("".join(f" {tag}" for tag in tags))
 
 
-def train_language(steps: int, batch: int = 80, rate: float = 3e-3, seed: int = 11) -> None:
-    """Train for `steps` in all; resumes, then writes the folder of transformers in float16."""
+def train_language(steps: int, batch: int = BATCH) -> None:
+    """The first lesson, `steps` in all; resumes, then writes the folder of transformers in float16."""
     tokenizer = make_tokenizer()
-    network = build_language_model(tokenizer.size, seed).to(fast_type())
+    network = build_language_model(tokenizer.size, LANGUAGE_LESSON.seed)
+    _learn(network, tokenizer, LANGUAGE_LESSON, steps, batch, CHECKPOINT)
+
+
+def train_look_up(steps: int, batch: int = BATCH) -> None:
+    """The second lesson, on what the first one wrote, likewise.
+
+    Asked for a picture at once behind "a mug in the snow and a cat at night. The cat, please", the model of the first
+    one guesses between snow and night: it would have to look up what is asked for, and from there where that was.
+    """
+    from ..gill.language_model import LanguageModel
+
+    begun = LanguageModel.from_folder(LANGUAGE)
+    _learn(begun.network, begun.tokenizer, LOOK_UP_LESSON, steps, batch, LOOK_UP_CHECKPOINT)
+
+
+def _learn(
+    network: OPTForCausalLM, tokenizer: TextTokenizer, lesson: Lesson, steps: int, batch: int, checkpoint: Path
+) -> None:
+    network = network.requires_grad_(True).to(fast_type())
     optimiser = Optimiser(network.named_parameters(), adam_only=("embed",), decay=0.99)
     network.set_attn_implementation("eager")  # which gives out what each head looks at
+    words = ThingWords.of(tokenizer)
 
     def loss_of(step: int) -> torch.Tensor:
-        return _loss(network, *_batch(tokenizer, seed, step, batch), GUIDANCE if step < GUIDED * steps else 0.0)
+        ids, weights = _batch(tokenizer, lesson, step, batch)
+        return _loss(network, ids, weights, lesson, words if step < lesson.guided * steps else None)
 
-    train_steps(optimiser, CHECKPOINT, steps, rate, loss_of)
+    train_steps(optimiser, checkpoint, steps, lesson.rate, loss_of)
     network.float().load_state_dict(optimiser.average, strict=False)
     network.half().save_pretrained(LANGUAGE)
 
 
-def _batch(tokenizer: TextTokenizer, seed: int, step: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _batch(tokenizer: TextTokenizer, lesson: Lesson, step: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Ids `[B, T]` and weights `[B, T]` of a step; of several steps together, lines of one length go into one."""
     group, place = divmod(step, TOGETHER)
-    chosen = _group(tokenizer, seed, group, size)[place]
+    chosen = _group(tokenizer, lesson, group, size)[place]
     ids = torch.ones(size, max(len(line) for line, _ in chosen), dtype=torch.long)
     weights = torch.zeros(ids.shape)
     for row, (line, counts) in enumerate(chosen):
@@ -157,56 +213,33 @@ def _batch(tokenizer: TextTokenizer, seed: int, step: int, size: int) -> tuple[t
 
 
 @lru_cache(maxsize=1)
-def _group(tokenizer: TextTokenizer, seed: int, group: int, size: int) -> list[list[tuple[list[int], list[float]]]]:
+def _group(
+    tokenizer: TextTokenizer, lesson: Lesson, group: int, size: int
+) -> list[list[tuple[list[int], list[float]]]]:
     """Lines of the steps of a group, in an order by chance."""
-    rng = np.random.default_rng((seed, group))
-    lines = sorted((draw_tokens(tokenizer, rng) for _ in range(size * TOGETHER)), key=lambda line: len(line[0]))
+    rng = np.random.default_rng((lesson.seed, group))
+    lines = sorted((draw_tokens(tokenizer, rng, lesson) for _ in range(size * TOGETHER)), key=lambda line: len(line[0]))
     return [lines[size * which : size * (which + 1)] for which in rng.permutation(TOGETHER)]
 
 
-def _loss(network: OPTForCausalLM, ids: torch.Tensor, weights: torch.Tensor, guided: float) -> torch.Tensor:
+def _loss(
+    network: OPTForCausalLM, ids: torch.Tensor, weights: torch.Tensor, lesson: Lesson, words: ThingWords | None
+) -> torch.Tensor:
+    """Of the next words, and with `words` of where heads look (`looks.py`)."""
     counts = weights[:, 1:]
     places = counts > 0
-    found = network.get_decoder()(input_ids=ids, use_cache=False, output_attentions=guided > 0)
+    found = network.get_decoder()(input_ids=ids, use_cache=False, output_attentions=words is not None)
     states = found.last_hidden_state[:, :-1][places]
     logits = network.get_output_embeddings()(states).float()
     losses = F.cross_entropy(logits, ids[:, 1:][places], reduction="none")
     loss = (losses * counts[places]).sum() / counts.sum()
-    return loss + guided * _guidance(found.attentions, ids, counts == 1) if guided > 0 else loss
-
-
-def _guidance(attentions: tuple[torch.Tensor, ...], ids: torch.Tensor, answers: torch.Tensor) -> torch.Tensor:
-    """How far the first two layers are from looking things up (an induction head, Olsson et al. 2022).
-
-    Heads of the first layer are to look at the words one, two and three before; two of the second layer, where an
-    answer repeats what was said earlier, at the word that came next there. Which of two things stands where is read
-    that way. A model of this size does not come to it by itself in four thousand steps; told where to look, in some
-    hundred.
-
-    Args:
-        attentions: of each layer [B, heads, T, T].
-        ids: [B, T].
-        answers: bool [B, T - 1], whether the next word is one of an answer.
-
-    Returns:
-        Mean -log of the attention that lies where it should, the first layer's and the second's added: 0 at best.
-    """
-    first, second = attentions[0].float(), attentions[1].float()
-    before = [
-        -first[:, back - 1].diagonal(-back, 1, 2)[:, LOOK_BACK - back :].clamp(min=1e-4).log().mean()
-        for back in range(1, LOOK_BACK + 1)
-    ]
-    same = (ids[:, :, None] == ids[:, None]).tril(-1)
-    length, run = same.int(), same
-    for back in range(1, LOOK_BACK + 1):
-        run = run & F.pad(same[:, :-back, :-back], (back, 0, back, 0))
-        length = length + run
-    # what came next there has to be what comes next here
-    length = length[:, :-1, :-1] * (ids[:, 1:, None] == ids[:, None, 1:]) * answers[..., None]
-    best = (length == length.amax(-1, keepdim=True).clamp(min=1)).float()
-    known = best.sum(-1) > 0
-    looked = (second[:, :LOOK_UP_HEADS, :-1, 1:] * best[:, None]).sum(-1).clamp(min=1e-4).log()
-    return sum(before) / LOOK_BACK - looked.transpose(1, 2)[known].sum() / (LOOK_UP_HEADS * known.sum()).clamp(min=1)
+    if words is None:
+        return loss
+    first, second, third = (each.float() for each in found.attentions[:3])
+    told = looks_back(first, lesson.look_back) + looks_up(second, ids, counts == 1, lesson.look_back)
+    if lesson.places:
+        told = told + finds_places(second, third, ids, words)
+    return loss + GUIDANCE * told
 
 
 @torch.no_grad()
