@@ -167,6 +167,17 @@ def test_shares_of_the_defaults(task, samples):
     assert sum(bool(each.ungrounded) for each in drawn) / 300 == pytest.approx(0.1, abs=0.05)
 
 
+@pytest.mark.parametrize(("share", "noisy"), [(0.0, 0.5), (0.8, 0.9), (1.0, 1.0)])
+def test_timesteps_come_from_the_noisier_half_as_often_as_is_asked(task, samples, share, noisy):
+    other = MSTask.__new__(MSTask)
+    other.__dict__ |= task.__dict__
+    other.settings = replace(task.settings, noisy_share=share)
+    drawn = (other.prepare(samples[0], np.random.default_rng(seed)) for seed in range(300))
+    times = np.array([int(each.time) for each in drawn])
+    assert (times >= 500).mean() == pytest.approx(noisy, abs=0.1) and times.max() < 1000
+    assert share == 1 or times.min() < 500
+
+
 def test_defaults_are_the_papers():
     """The release's script and the paper's run: 16 GPUs with 8 samples each."""
     settings = MSSettings(model="m", vision="v")
@@ -176,7 +187,7 @@ def test_defaults_are_the_papers():
     assert (settings.weight_decay, settings.clip, settings.betas) == (0.01, 1.0, (0.9, 0.999))
     assert (settings.size, settings.subjects, settings.min_snr, settings.mask_weight) == (512, 4, 0.0, 0.0)
     assert (settings.text_drop, settings.image_drop, settings.both_drop) == (0.05, 0.05, 0.05)
-    assert (settings.grounding_drop, settings.box_jitter) == (0.1, 0.0)
+    assert (settings.grounding_drop, settings.box_jitter, settings.noisy_share) == (0.1, 0.0, 0.0)
     own = ("width", "depth", "heads", "head_width", "queries", "feed_forward")
     assert all(getattr(settings, name) == getattr(RELEASED.resampler, name) for name in own)
 

@@ -32,6 +32,8 @@ class MSSettings(StageSettings):
         text_drop, image_drop, both_drop: share of samples without prompt, without references, and without both.
         grounding_drop: share of samples whose learned queries stand in for phrases and boxes.
         box_jitter: by how much edges of boxes are moved at most, as a share of the picture, in half of the samples.
+        noisy_share: of samples, those whose timestep is drawn from the noisier half, in which it is decided what goes
+            where; the others are drawn from all.
         min_snr: gamma of min-SNR weighting; 0 leaves all timesteps alike.
         mask_weight: how much more errors count where the data's mask is white.
         sample_every, sample_count, sample_steps, sample_guidance: steps between grids of drawn pictures (0 is never),
@@ -61,6 +63,7 @@ class MSSettings(StageSettings):
     both_drop: float = 0.05
     grounding_drop: float = 0.1
     box_jitter: float = 0.0
+    noisy_share: float = 0.0
     min_snr: float = 0.0
     mask_weight: float = 0.0
     sample_every: int = 10_000
@@ -80,7 +83,7 @@ class MSSettings(StageSettings):
                 f"{given[0]} = {shown(getattr(self, given[0]))} is a setting of other stages and does nothing here; "
                 "leave it out."
             )
-        for name in ("text_drop", "image_drop", "both_drop", "grounding_drop"):
+        for name in ("text_drop", "image_drop", "both_drop", "grounding_drop", "noisy_share"):
             require_in_range(name, getattr(self, name), 0, 1)
         require_in_range("text_drop + image_drop + both_drop", self.text_drop + self.image_drop + self.both_drop, 0, 1)
         require_in_range("box_jitter", self.box_jitter, 0, 0.5)

@@ -135,7 +135,7 @@ class MSTask:
             boxes=torch.cat([jittered(boxes, settings.box_jitter, rng), torch.zeros(empty, 4)]),
             ids=prompt_ids("" if without_text else caption),
             ungrounded=torch.tensor(bool(rng.uniform() < settings.grounding_drop)),
-            time=torch.tensor(int(rng.integers(TRAIN_TIMESTEPS))),
+            time=torch.tensor(_timestep(settings.noisy_share, rng)),
             noise=torch.from_numpy(rng.standard_normal(self._latent_shape, dtype=np.float32)),
             cells=mask_cells(sample.mask, self._latent_shape[-1]),
             vectors=self._vectors(sample, chosen, empty),
@@ -232,6 +232,12 @@ def _require_widths(settings: MSSettings, given: AdapterConfig, needed: AdapterC
                 f"The adapter {settings.adapter} has {name} {found}, but the networks of {settings.model} need "
                 f"{wanted}. Name an adapter that was trained for them, or leave it out to start anew."
             )
+
+
+def _timestep(noisy_share: float, rng: np.random.Generator) -> int:
+    """Of 0..999. A share of 0 draws one number alone, so that runs without it stay what they were."""
+    noisy = noisy_share > 0 and rng.uniform() < noisy_share
+    return int(rng.integers(TRAIN_TIMESTEPS // 2 if noisy else 0, TRAIN_TIMESTEPS))
 
 
 def _dropped(settings: MSSettings, chance: float) -> tuple[bool, bool]:
