@@ -1,18 +1,18 @@
 """The built-in MS-Diffusion adapter: one to three held-out things, each in its box of one picture of 192 pixels.
 
-Everything runs through the real ComfyUI's nodes in this process. At what is in a box the judge of boxes looks: is
-it nearest to the right one of eight things of its kind, is it of that kind, does the thing fill its box, and is the
-place the one that the text names? `scene_two_top1` are the same pairs by *Subjects in One Prompt*, with the boxes as
-masks; `three_and_*` the scenes of three things with "and" between all of them, instead of a comma; `*_renderer` the
-renderer's own pictures, the best that the judge can see; `tight_box_iou` goes by the rectangle that the renderer's
-thing takes in a box, instead of the square. The last line is one JSON object; `*_se` are standard errors
-over pictures.
+Everything runs through the real ComfyUI's nodes in this process. A box is the rectangle around a thing in the
+renderer's picture of the same scene. At what is in a box the judge of boxes looks: is it nearest to the right one of
+eight things of its kind, is it of that kind, does the thing fill its box, and is the place the one that the text names?
+`scene_two_*` are the same pairs by *Subjects in One Prompt*, with the boxes as masks; `three_and_*` the scenes of three
+things with "and" between all of them, instead of a comma; `*_renderer` the renderer's own pictures, the best that the
+judge can see. The last line is one JSON object; `*_se` are standard errors over pictures.
 """
 
 import argparse
 import json
 import tempfile
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +41,6 @@ class Seen:
     swapped: list[list[bool]] = field(default_factory=list)
     kind: list[list[bool]] = field(default_factory=list)
     box: list[list[float]] = field(default_factory=list)
-    tight: list[list[float]] = field(default_factory=list)
     place: list[list[bool]] = field(default_factory=list)
 
     def numbers(self, **names: str) -> dict[str, float]:
@@ -54,51 +53,65 @@ class Seen:
         return found
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A scene to be drawn, whose boxes are rectangles around its things, and the renderer's picture of it."""
+
+    scene: SceneTrial
+    rendered: np.ndarray
+
+
+def with_rectangles(trials: list[SceneTrial]) -> list[Asked]:
+    """Of scenes whose boxes are the squares that the renderer draws into."""
+    found = []
+    for index, trial in enumerate(trials):
+        drawn = rendered_scene(trial, index)
+        boxes = [tuple(box_around(mask > 127).tolist()) for mask in drawn.masks]
+        found.append(Asked(replace(trial, boxes=tuple(boxes)), drawn.picture))
+    return found
+
+
 def trials_of(things: int, count: int, same_kind: bool = False, commas: bool = True) -> list[SceneTrial]:
     """Scenes of so many held-out things, always the same; kinds and places come in turn."""
     return [_trial(things, index, same_kind, commas) for index in range(count)]
 
 
-def measure(comfy, count: int, scale: float = SCALE, with_renderer: bool = True) -> dict[str, float]:
+def measure(comfy, count: int, scale: float = SCALE) -> dict[str, float]:
     """Numbers over `count` scenes of each sort."""
     toybox, jury = Toybox(comfy), BoxJury()
     adapter = toybox.call("MSDiffusionLoader", comfy.module("nodes.host.folders").TOYBOX)[0]
-    pairs = make_scene_trials(count)
+    pairs = with_rectangles(make_scene_trials(count))
 
-    def by_adapter(trial, index):
-        return _drawn(toybox, adapter, trial, index, scale)
+    def by_adapter(asked, index):
+        return _drawn(toybox, adapter, asked.scene, index, scale)
+
+    def judged(*sort, **options):
+        return _judged(jury, with_rectangles(trials_of(*sort, **options)), by_adapter)
 
     two = _judged(jury, pairs, by_adapter)
     numbers = two.numbers(
-        top1="two_top1", swapped="two_swapped", kind="two_kind", box="box_iou", tight="tight_box_iou",
-        place="place_accuracy",
-    )  # fmt: skip
+        top1="two_top1", swapped="two_swapped", kind="two_kind", box="box_iou", place="place_accuracy"
+    )
     print(json.dumps(numbers), flush=True)
-    one = _judged(jury, trials_of(1, count), by_adapter)
-    three = _judged(jury, trials_of(3, count), by_adapter)
-    numbers |= one.numbers(top1="one_top1")
-    numbers |= three.numbers(top1="three_top1", kind="three_kind", place="three_place_accuracy")
+    numbers |= judged(1, count).numbers(top1="one_top1")
+    numbers |= judged(3, count).numbers(top1="three_top1", kind="three_kind", place="three_place_accuracy")
     print(json.dumps(numbers), flush=True)
-    joined = _judged(jury, trials_of(3, count, commas=False), by_adapter)
-    numbers |= joined.numbers(kind="three_and_kind", place="three_and_place_accuracy")
-    alike = _judged(jury, trials_of(2, count, same_kind=True), by_adapter, same_kind=True)
-    numbers |= alike.numbers(top1="same_kind_top1")
-    scene = _judged(jury, pairs, lambda trial, index: by_node(toybox, trial, index))
+    numbers |= judged(3, count, commas=False).numbers(kind="three_and_kind", place="three_and_place_accuracy")
+    numbers |= judged(2, count, same_kind=True).numbers(top1="same_kind_top1")
+    scene = _judged(jury, pairs, lambda asked, index: by_node(toybox, asked.scene, index))
     numbers |= scene.numbers(top1="scene_two_top1", kind="scene_two_kind", swapped="scene_two_swapped")
-    if with_renderer:
-        drawn = _judged(jury, pairs, lambda trial, index: rendered_scene(trial, index).picture)
-        names = {"box": "box_iou_renderer", "tight": "tight_box_iou_renderer"}
-        numbers |= drawn.numbers(top1="two_top1_renderer", kind="two_kind_renderer", **names)
-    return numbers
+    drawn = _judged(jury, pairs, lambda asked, _: asked.rendered)
+    return numbers | drawn.numbers(top1="two_top1_renderer", kind="two_kind_renderer", box="box_iou_renderer")
 
 
-def _judged(jury: BoxJury, trials, draw, same_kind: bool = False) -> Seen:
+def _judged(jury: BoxJury, pictures: list[Asked], draw: Callable[[Asked, int], np.ndarray]) -> Seen:
     seen = Seen()
-    for index, trial in enumerate(trials):
-        picture = draw(trial, index)
+    for index, asked in enumerate(pictures):
+        picture, trial = draw(asked, index), asked.scene
         crops = np.stack([crop_around(picture, np.array(box, float)) for box in trial.boxes])
         verdict, known = jury.boxes.judge.look_at(crops), candidates(jury, trial, index)
-        if same_kind:  # a thing that looks like the other one is a mistake
+        kinds_due = [thing.category for thing in trial.subjects]
+        if len(set(kinds_due)) < len(kinds_due):  # a thing that looks like the other one is a mistake
             known = [[*own[:-1], other[0]] for own, other in zip(known, known[::-1], strict=True)]
         points = jury.boxes.points(crops)
         others = [[known[j][0] for j in range(len(known)) if j != i] for i in range(len(known))]
@@ -107,28 +120,26 @@ def _judged(jury: BoxJury, trials, draw, same_kind: bool = False) -> Seen:
             [jury.nearest(p, [*own, *o]) >= len(own) for p, own, o in zip(points, known, others, strict=True)]
         )
         kinds = [CATEGORIES[kind] for kind in verdict.category]
-        seen.kind.append([kind == thing.category for kind, thing in zip(kinds, trial.subjects, strict=True)])
+        seen.kind.append([kind == due for kind, due in zip(kinds, kinds_due, strict=True)])
         boxes = [np.array(box, float) for box in trial.boxes]
-        seen.box.append([_overlap(mask, box, box) for mask, box in zip(verdict.mask, boxes, strict=True)])
-        tight = [box_around(mask > 127) for mask in rendered_scene(trial, index).masks]
-        seen.tight.append([_overlap(*each) for each in zip(verdict.mask, boxes, tight, strict=True)])
+        seen.box.append([_overlap(mask, box) for mask, box in zip(verdict.mask, boxes, strict=True)])
         (where,) = jury.judge.look_at(judged_size(picture[None])).background
         seen.place.append([BACKGROUND_NAMES[where] == trial.background])
     return seen
 
 
-def _overlap(mask: np.ndarray, box: np.ndarray, due: np.ndarray) -> float:
-    """Of the rectangle around a thing and the one where it should be: intersection over union.
+def _overlap(mask: np.ndarray, box: np.ndarray) -> float:
+    """Of the rectangle around a thing and its box: intersection over union.
 
     Args:
         mask: of the thing, in the crop around its box.
-        due: in pixels of the picture, like the box.
+        box: in pixels of the picture.
     """
     if not mask.any():
         return 0.0
-    side = (box[2] - box[0]) / FILL
+    side = (box[2:] - box[:2]).max() / FILL
     corner = np.tile((box[:2] + box[2:] - side) / 2, 2)
-    found, due = box_around(mask), (due - corner) * mask.shape[0] / side
+    found, due = box_around(mask), (box - corner) * mask.shape[0] / side
     shared = np.prod((np.minimum(found[2:], due[2:]) - np.maximum(found[:2], due[:2])).clip(min=0))
     return float(shared / (np.prod(found[2:] - found[:2]) + np.prod(due[2:] - due[:2]) - shared))
 
