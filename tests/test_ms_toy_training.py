@@ -18,7 +18,7 @@ from blipdiff_impl.prompts.rows import compose
 from blipdiff_impl.toy_world.world import CATEGORIES, HELD_OUT_SEED, subject_from_seed
 from blipdiff_impl.toybox import scene_bank
 from blipdiff_impl.toybox.adapter_base import ToyBase
-from blipdiff_impl.toybox.adapter_data import ToyScenes, cut_out_render, scene_rows
+from blipdiff_impl.toybox.adapter_data import ToyScenes, cut_out_render, make_cut_outs, scene_rows
 from blipdiff_impl.toybox.train_adapter import DRAWING, IMITATION, open_base, train_ms_diffusion
 from blipdiff_impl.training.run_log import read_losses
 from blipdiff_impl.training.samples import BrokenSample, Reference, Sample
@@ -86,6 +86,8 @@ def test_crowded_scenes_come_twice_and_one_text_in_three_names_other_things(tmp_
     monkeypatch.setattr(scene_bank, "FOLDER", tmp_path)
     (tmp_path / "large_cut_outs").mkdir()
     np.save(tmp_path / "large_cut_outs" / "pictures.npy", arrays["references"])
+    rectangle = np.array([16, 30, 56, 64])  # in the square of the bank
+    np.save(tmp_path / "large_cut_outs" / "boxes.npy", np.broadcast_to(rectangle, (4, 3, 4)))
 
     assert scene_rows().tolist() == [1, 2, 2, 3]  # of large single things one in four
     scenes = ToyScenes()
@@ -95,10 +97,31 @@ def test_crowded_scenes_come_twice_and_one_text_in_three_names_other_things(tmp_
         sample = scenes[index]
         own = [CATEGORIES[kind] for kind in things[scene_rows()[index % 4]] if kind >= 0]
         assert [reference.phrase for reference in sample.references] == own
+        assert all(reference.box == tuple(rectangle / 192) for reference in sample.references)
+        mask = np.zeros((24, 24), np.uint8)
+        mask[2:9, 1:8] = 255  # cells of 8 pixels that the rectangle touches, and one around them
+        assert np.array_equal(sample.mask, mask)
         said = [kind for kind in CATEGORIES if f"a {kind} " in f"{sample.captions[0]} ".replace(",", " ")]
         assert len(said) == len(own)
         misnamed += set(said) != set(own)
     assert abs(misnamed - count / 3) <= 2
+
+
+def test_boxes_are_rectangles_around_what_was_drawn(tmp_path, monkeypatch):
+    """Of two scenes; kept beside the cut-outs, in pixels."""
+    monkeypatch.setattr(scene_bank, "FOLDER", tmp_path)
+    monkeypatch.setattr(scene_bank, "ready", lambda name: 2)
+    monkeypatch.setattr(scene_bank, "open_shape", lambda name: {"labels": np.array([[1, 0, 0], [1, 0, 0]])})
+    make_cut_outs()
+    boxes = np.load(tmp_path / "large_cut_outs" / "boxes.npy")
+    for index in range(2):
+        masks = scene_bank.scene_of("large", index).masks
+        for mask, (x0, y0, x1, y1) in zip(masks, boxes[index], strict=False):
+            inside = np.zeros_like(mask, bool)
+            inside[y0:y1, x0:x1] = True
+            assert not (mask[~inside] > 127).any()
+            edges = mask[y0, x0:x1], mask[y1 - 1, x0:x1], mask[y0:y1, x0], mask[y0:y1, x1 - 1]
+            assert all((edge > 127).any() for edge in edges)
 
 
 def test_jitter_moves_edges_a_little_in_half_of_the_cases():

@@ -1,6 +1,7 @@
 """Scenes of the bank as training data for an MS-Diffusion adapter: cut-outs of their things from other renders.
 
-Cut-outs are .npy arrays beside the bank's own; latents, boxes and subject vectors are the bank's.
+Cut-outs are a .npy array beside the bank's own, and so are the boxes: rectangles around the things, as somebody would
+draw them, where the bank has the squares that they were drawn into. Latents and subject vectors are the bank's.
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ import numpy as np
 from PIL import Image
 
 from ..files import write_whole
+from ..stable_diffusion.config import VAE_FACTOR
 from ..toy_world.bank import open_array, rows_ready
 from ..toy_world.render import REFERENCE_SIZE, render_subject
-from ..toy_world.scenes import MAX_THINGS, scene_text
+from ..toy_world.scenes import MAX_THINGS, box_around, scene_text
 from ..toy_world.world import BACKGROUND_NAMES, CATEGORIES, ToySubject, captions
 from ..training.samples import Reference, Sample
 from . import scene_bank
@@ -22,6 +24,7 @@ UNCUT_EVERY = 7
 CLASSIC_EVERY = 4  # scenes of one large thing are half of the bank; more than these teach nothing about boxes
 CROWDED_TIMES = 2  # scenes of three things come twice: they are the hardest, and one in five of the bank
 MISNAMED_EVERY = 3  # of so many samples, one has a text that names other things: shapes have to come from the pictures
+HALF = 127  # a mask's value from which on a pixel belongs to the thing, as for the node
 _CHUNK = 256
 
 
@@ -31,12 +34,16 @@ def make_cut_outs() -> None:
     folder = scene_bank.FOLDER / f"{SHAPE}_cut_outs"
     folder.mkdir(parents=True, exist_ok=True)
     array = open_array(folder / "pictures.npy", np.uint8, (count, MAX_THINGS, REFERENCE_SIZE, REFERENCE_SIZE, 3))
+    boxes = open_array(folder / "boxes.npy", np.int16, (count, MAX_THINGS, 4))
     wanted = set(scene_rows().tolist())
     for first in range(rows_ready(folder), count, _CHUNK):
         for index in range(first, min(first + _CHUNK, count)):
             if index in wanted:
                 _fill(array, index)
+                for thing, mask in enumerate(scene_bank.scene_of(SHAPE, index).masks):
+                    boxes[index, thing] = box_around(mask > HALF)
         array.flush()
+        boxes.flush()
         write_whole(folder / "ready.txt", str(min(first + _CHUNK, count)).encode())
 
 
@@ -56,7 +63,7 @@ def cut_out_render(subject: ToySubject, rng: np.random.Generator) -> np.ndarray:
     alpha = drawn.getchannel("A")
     black = Image.composite(drawn.convert("RGB"), Image.new("RGB", drawn.size), alpha)
     # where the mask is above a half, as the node cuts
-    box = alpha.point(lambda value: 255 if value > 127 else 0).getbbox()
+    box = alpha.point(lambda value: 255 if value > HALF else 0).getbbox()
     return np.asarray(black.crop(box).resize((REFERENCE_SIZE, REFERENCE_SIZE), Image.Resampling.BICUBIC))
 
 
@@ -69,7 +76,10 @@ class ToyScenes:
     def __init__(self):
         self._rows = scene_rows()
         self._arrays = scene_bank.open_shape(SHAPE)
-        self._cut_outs = np.load(scene_bank.FOLDER / f"{SHAPE}_cut_outs" / "pictures.npy", mmap_mode="r")
+        self._cut_outs, self._boxes = (
+            np.load(scene_bank.FOLDER / f"{SHAPE}_cut_outs" / f"{name}.npy", mmap_mode="r")
+            for name in ("pictures", "boxes")
+        )
         self._side = scene_bank.SHAPES[SHAPE].size[0]
         self.groups = [len(self._rows) * UNCUT_EVERY]
 
@@ -80,19 +90,28 @@ class ToyScenes:
         references = []
         for thing, name in enumerate(names):
             source = (self._arrays["references"] if uncut else self._cut_outs)[row, thing]
-            box = tuple((self._arrays["boxes"][row, thing] / self._side).tolist())
+            box = tuple((self._boxes[row, thing] / self._side).tolist())
             vectors = np.asarray(self._arrays["vectors"][row, thing], np.float32)
             references.append(Reference(np.array(source), name, box, vectors))
         said = names if index % MISNAMED_EVERY else self._other_kinds(index, count)
-        cells = self._arrays["cells"][row].astype(int).sum(axis=0).clip(max=255).astype(np.uint8)
         return Sample(
             f"toy scene {row}",
             np.broadcast_to(np.uint8(0), (self._side, self._side, 3)),
             _captions(said, BACKGROUND_NAMES[background]),
-            mask=cells,
+            mask=self._around(self._boxes[row, :count]),
             latent=np.asarray(self._arrays["latents"][row], np.float32),
             references=tuple(references),
         )
+
+    def _around(self, boxes: np.ndarray) -> np.ndarray:
+        """White in the boxes and one latent cell around them, so that an outline counts from either side."""
+        mask = np.zeros((self._side // VAE_FACTOR,) * 2, np.uint8)
+        for x0, y0, x1, y1 in boxes:
+            columns, rows = (
+                slice(max(low // VAE_FACTOR - 1, 0), -(-high // VAE_FACTOR) + 1) for low, high in ((x0, x1), (y0, y1))
+            )
+            mask[rows, columns] = 255
+        return mask
 
     @staticmethod
     def _other_kinds(index: int, count: int) -> list[str]:

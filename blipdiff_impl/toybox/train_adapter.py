@@ -38,8 +38,8 @@ DRAWING = replace(
     last_rate=3e-5, min_snr=5.0, mask_weight=2.0, save_every=50, log_every=25,
 )  # fmt: skip
 FURTHER = replace(
-    DRAWING, adapter=str(TOYBOX_FILE), out=str(CACHE / "ms_adapter" / "further"), steps=900, learning_rate=1e-3,
-    last_rate=2e-5, seed=8, mask_weight=3.0,
+    DRAWING, adapter=str(TOYBOX_FILE), out=str(CACHE / "ms_adapter" / "further"), steps=1200, learning_rate=1e-3,
+    last_rate=2e-5, seed=11, mask_weight=3.0, box_jitter=0.0, noisy_share=0.8,
 )  # fmt: skip
 
 
