@@ -84,10 +84,10 @@ def test_crowded_scenes_come_twice_and_one_text_in_three_names_other_things(tmp_
     monkeypatch.setattr(scene_bank, "open_shape", lambda name: arrays)
     monkeypatch.setattr(scene_bank, "ready", lambda name: 4)
     monkeypatch.setattr(scene_bank, "FOLDER", tmp_path)
-    (tmp_path / "large_cut_outs").mkdir()
-    np.save(tmp_path / "large_cut_outs" / "pictures.npy", arrays["references"])
+    (tmp_path / "large_things").mkdir()
+    np.save(tmp_path / "large_things" / "pictures.npy", arrays["references"])
     rectangle = np.array([16, 30, 56, 64])  # in the square of the bank
-    np.save(tmp_path / "large_cut_outs" / "boxes.npy", np.broadcast_to(rectangle, (4, 3, 4)))
+    np.save(tmp_path / "large_things" / "boxes.npy", np.broadcast_to(rectangle, (4, 3, 4)))
 
     assert scene_rows().tolist() == [1, 2, 2, 3]  # of large single things one in four
     scenes = ToyScenes()
@@ -113,7 +113,7 @@ def test_boxes_are_rectangles_around_what_was_drawn(tmp_path, monkeypatch):
     monkeypatch.setattr(scene_bank, "ready", lambda name: 2)
     monkeypatch.setattr(scene_bank, "open_shape", lambda name: {"labels": np.array([[1, 0, 0], [1, 0, 0]])})
     make_cut_outs()
-    boxes = np.load(tmp_path / "large_cut_outs" / "boxes.npy")
+    boxes = np.load(tmp_path / "large_things" / "boxes.npy")
     for index in range(2):
         masks = scene_bank.scene_of("large", index).masks
         for mask, (x0, y0, x1, y1) in zip(masks, boxes[index], strict=False):

@@ -43,11 +43,12 @@ CHECKPOINT, LOOK_UP_CHECKPOINT = FOLDER / "language.pt", FOLDER / "look_up.pt"
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Lesson:
     """What is read, and what is told beside.
 
     Attributes:
+        rate, seed: learning rate at first, and where all chance comes from.
         shown: share of the drawn pictures whose words are read.
         at_once, thing_at_once: share of the conversations, and of those about two things, in which these words are the
             whole answer.
@@ -68,8 +69,14 @@ class Lesson:
     places: bool
 
 
-LANGUAGE_LESSON = Lesson(3e-3, 11, 0.5, 0.1, 0.1, 1.0, 0.5, 3, False)
-LOOK_UP_LESSON = Lesson(1.5e-3, 12, 0.55, 0.15, 0.5, 4.0, 1.0, 4, True)
+LANGUAGE_LESSON = Lesson(
+    rate=3e-3, seed=11, shown=0.5, at_once=0.1, thing_at_once=0.1, at_once_weight=1.0, guided=0.5, look_back=3,
+    places=False,
+)  # fmt: skip
+LOOK_UP_LESSON = Lesson(
+    rate=1.5e-3, seed=12, shown=0.55, at_once=0.15, thing_at_once=0.5, at_once_weight=4.0, guided=1.0, look_back=4,
+    places=True,
+)  # fmt: skip
 
 
 def make_tokenizer() -> TextTokenizer:
@@ -118,9 +125,7 @@ def as_tokens(
     return ids, weights
 
 
-def draw_tokens(
-    tokenizer: TextTokenizer, rng: np.random.Generator, lesson: Lesson = LANGUAGE_LESSON
-) -> tuple[list[int], list[float]]:
+def draw_tokens(tokenizer: TextTokenizer, rng: np.random.Generator, lesson: Lesson) -> tuple[list[int], list[float]]:
     """A line of training by chance: a conversation or a caption, half of the captions behind a picture.
 
     Half of the captions, and of the conversations that end where a picture belongs, go on with that picture's words; of

@@ -15,6 +15,7 @@ from .world import ToySubject, captions
 
 MAX_THINGS = 3
 MAX_OVERLAP = 0.05
+HALF = 127  # a pixel whose mask is above this belongs to the thing
 SIDES = {1: (0.35, 0.8), 2: (0.34, 0.56), 3: (0.27, 0.42)}
 """Smallest and largest side of a thing, as a share of the picture's shorter side, by how many there are."""
 
@@ -30,6 +31,11 @@ class RenderedScene:
     picture: np.ndarray
     masks: np.ndarray
     boxes: np.ndarray
+
+    @property
+    def rectangles(self) -> np.ndarray:
+        """Around the things, as somebody would draw boxes: (x0, y0, x1, y1), [n, 4]."""
+        return np.stack([box_around(mask > HALF) for mask in self.masks])
 
 
 def draw_boxes(count: int, width: int, height: int, rng: np.random.Generator) -> list[Box]:

@@ -7,13 +7,15 @@ draw them, where the bank has the squares that they were drawn into. Latents and
 from __future__ import annotations
 
 import numpy as np
+import torch
 from PIL import Image
 
+from ..attention.boxes import box_masks
 from ..files import write_whole
 from ..stable_diffusion.config import VAE_FACTOR
 from ..toy_world.bank import open_array, rows_ready
 from ..toy_world.render import REFERENCE_SIZE, render_subject
-from ..toy_world.scenes import MAX_THINGS, box_around, scene_text
+from ..toy_world.scenes import HALF, MAX_THINGS, scene_text
 from ..toy_world.world import BACKGROUND_NAMES, CATEGORIES, ToySubject, captions
 from ..training.samples import Reference, Sample
 from . import scene_bank
@@ -24,25 +26,23 @@ UNCUT_EVERY = 7
 CLASSIC_EVERY = 4  # scenes of one large thing are half of the bank; more than these teach nothing about boxes
 CROWDED_TIMES = 2  # scenes of three things come twice: they are the hardest, and one in five of the bank
 MISNAMED_EVERY = 3  # of so many samples, one has a text that names other things: shapes have to come from the pictures
-HALF = 127  # a mask's value from which on a pixel belongs to the thing, as for the node
+_FOLDER = f"{SHAPE}_things"
 _CHUNK = 256
 
 
 def make_cut_outs() -> None:
     """Render them, or resume where an interrupted run stopped."""
     count = scene_bank.ready(SHAPE)
-    folder = scene_bank.FOLDER / f"{SHAPE}_cut_outs"
+    folder = scene_bank.FOLDER / _FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    array = open_array(folder / "pictures.npy", np.uint8, (count, MAX_THINGS, REFERENCE_SIZE, REFERENCE_SIZE, 3))
+    pictures = open_array(folder / "pictures.npy", np.uint8, (count, MAX_THINGS, REFERENCE_SIZE, REFERENCE_SIZE, 3))
     boxes = open_array(folder / "boxes.npy", np.int16, (count, MAX_THINGS, 4))
     wanted = set(scene_rows().tolist())
     for first in range(rows_ready(folder), count, _CHUNK):
         for index in range(first, min(first + _CHUNK, count)):
             if index in wanted:
-                _fill(array, index)
-                for thing, mask in enumerate(scene_bank.scene_of(SHAPE, index).masks):
-                    boxes[index, thing] = box_around(mask > HALF)
-        array.flush()
+                _fill(pictures, boxes, index)
+        pictures.flush()
         boxes.flush()
         write_whole(folder / "ready.txt", str(min(first + _CHUNK, count)).encode())
 
@@ -77,8 +77,7 @@ class ToyScenes:
         self._rows = scene_rows()
         self._arrays = scene_bank.open_shape(SHAPE)
         self._cut_outs, self._boxes = (
-            np.load(scene_bank.FOLDER / f"{SHAPE}_cut_outs" / f"{name}.npy", mmap_mode="r")
-            for name in ("pictures", "boxes")
+            np.load(scene_bank.FOLDER / _FOLDER / f"{name}.npy", mmap_mode="r") for name in ("pictures", "boxes")
         )
         self._side = scene_bank.SHAPES[SHAPE].size[0]
         self.groups = [len(self._rows) * UNCUT_EVERY]
@@ -105,13 +104,10 @@ class ToyScenes:
 
     def _around(self, boxes: np.ndarray) -> np.ndarray:
         """White in the boxes and one latent cell around them, so that an outline counts from either side."""
-        mask = np.zeros((self._side // VAE_FACTOR,) * 2, np.uint8)
-        for x0, y0, x1, y1 in boxes:
-            columns, rows = (
-                slice(max(low // VAE_FACTOR - 1, 0), -(-high // VAE_FACTOR) + 1) for low, high in ((x0, x1), (y0, y1))
-            )
-            mask[rows, columns] = 255
-        return mask
+        cells, margin = self._side // VAE_FACTOR, np.array([-1, -1, 1, 1]) * VAE_FACTOR
+        larger = torch.from_numpy((boxes + margin).clip(0, self._side) / self._side)
+        covered = box_masks(larger, (cells, cells)).any(0).view(cells, cells)
+        return covered.numpy().astype(np.uint8) * 255
 
     @staticmethod
     def _other_kinds(index: int, count: int) -> list[str]:
@@ -129,8 +125,10 @@ def _captions(names: list[str], background: str) -> tuple[str, ...]:
     return tuple(texts)
 
 
-def _fill(array: np.ndarray, index: int) -> None:
-    subjects, _, _ = scene_bank.draw_subjects(SHAPE, np.random.default_rng((scene_bank.SHAPES[SHAPE].seed, index)))
-    rng = np.random.default_rng((scene_bank.SHAPES[SHAPE].seed, index, 1))
+def _fill(pictures: np.ndarray, boxes: np.ndarray, index: int) -> None:
+    seed = scene_bank.SHAPES[SHAPE].seed
+    subjects, _, _, scene = scene_bank.draw_scene(SHAPE, np.random.default_rng((seed, index)))
+    boxes[index, : len(subjects)] = scene.rectangles
+    rng = np.random.default_rng((seed, index, 1))
     for thing, subject in enumerate(subjects):
-        array[index, thing] = cut_out_render(subject, rng)
+        pictures[index, thing] = cut_out_render(subject, rng)

@@ -41,13 +41,18 @@ def load_box_judge() -> Judge:
     return Judge.load(WEIGHTS)
 
 
+def crop_square(box: np.ndarray) -> tuple[float, float, float]:
+    """Left, top and side of the square around a box (x0, y0, x1, y1) in which it takes `FILL` of the side."""
+    side = max(box[2] - box[0], box[3] - box[1]) / FILL
+    return (box[0] + box[2] - side) / 2, (box[1] + box[3] - side) / 2, side
+
+
 def crop_around(picture: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """The square around a box (x0, y0, x1, y1) in which it takes `FILL` of the side, uint8 [96, 96, 3].
+    """What is in `crop_square`, uint8 [96, 96, 3].
 
     Beyond the picture's border its last pixels go on.
     """
-    side = max(box[2] - box[0], box[3] - box[1]) / FILL
-    left, top = (box[0] + box[2] - side) / 2, (box[1] + box[3] - side) / 2
+    left, top, side = crop_square(box)
     margin = int(np.ceil(side))
     padded = np.pad(picture, ((margin, margin), (margin, margin), (0, 0)), mode="edge")
     area = (left + margin, top + margin, left + margin + side, top + margin + side)

@@ -130,7 +130,7 @@ def scene_of(name: str, index: int) -> RenderedScene:
 def draw_scene(name: str, rng: np.random.Generator) -> tuple[list[ToySubject], int, bool, RenderedScene]:
     """Subjects, index of the place, whether it is one large thing near the centre, and the scene."""
     size = SHAPES[name].size
-    subjects, background, classic = draw_subjects(name, rng)
+    subjects, background, classic = _draw_subjects(name, rng)
     if classic:
         drawn = render_picture(subjects[0], BACKGROUND_NAMES[background], rng, bank=True, size=size[0])
         return subjects, background, True, RenderedScene(drawn.picture, drawn.mask[None], box_around(drawn.mask)[None])
@@ -138,8 +138,8 @@ def draw_scene(name: str, rng: np.random.Generator) -> tuple[list[ToySubject], i
     return subjects, background, False, render_scene(subjects, boxes, BACKGROUND_NAMES[background], size, rng)
 
 
-def draw_subjects(name: str, rng: np.random.Generator) -> tuple[list[ToySubject], int, bool]:
-    """What `draw_scene` draws first: subjects, number of the place, and whether it is one large thing in the middle."""
+def _draw_subjects(name: str, rng: np.random.Generator) -> tuple[list[ToySubject], int, bool]:
+    """Subjects, number of the place, and whether it is one large thing in the middle."""
     count, classic = _count(name, rng)
     subjects = [subject_from_seed(int(rng.integers(HELD_OUT_SEED)))]
     while len(subjects) < count:

@@ -21,7 +21,7 @@ import torch
 from blipdiff_impl.toy_world.render import LARGE_SIZE, render_reference
 from blipdiff_impl.toy_world.scenes import box_around, draw_boxes, scene_text
 from blipdiff_impl.toy_world.world import BACKGROUND_NAMES, CATEGORIES, HELD_OUT_SEED, captions, subject_from_seed
-from blipdiff_impl.toybox.box_judge import FILL, crop_around
+from blipdiff_impl.toybox.box_judge import crop_around, crop_square
 from blipdiff_impl.toybox.judge import judged_size
 from blipdiff_impl.toybox.scene_numbers import SceneTrial, make_scene_trials, rendered_scene
 from tools.inprocess import load_comfy
@@ -66,8 +66,8 @@ def with_rectangles(trials: list[SceneTrial]) -> list[Asked]:
     found = []
     for index, trial in enumerate(trials):
         drawn = rendered_scene(trial, index)
-        boxes = [tuple(box_around(mask > 127).tolist()) for mask in drawn.masks]
-        found.append(Asked(replace(trial, boxes=tuple(boxes)), drawn.picture))
+        boxes = tuple(tuple(box) for box in drawn.rectangles.tolist())
+        found.append(Asked(replace(trial, boxes=boxes), drawn.picture))
     return found
 
 
@@ -108,7 +108,8 @@ def _judged(jury: BoxJury, pictures: list[Asked], draw: Callable[[Asked, int], n
     seen = Seen()
     for index, asked in enumerate(pictures):
         picture, trial = draw(asked, index), asked.scene
-        crops = np.stack([crop_around(picture, np.array(box, float)) for box in trial.boxes])
+        boxes = np.array(trial.boxes, float)
+        crops = np.stack([crop_around(picture, box) for box in boxes])
         verdict, known = jury.boxes.judge.look_at(crops), candidates(jury, trial, index)
         kinds_due = [thing.category for thing in trial.subjects]
         if len(set(kinds_due)) < len(kinds_due):  # a thing that looks like the other one is a mistake
@@ -121,7 +122,6 @@ def _judged(jury: BoxJury, pictures: list[Asked], draw: Callable[[Asked, int], n
         )
         kinds = [CATEGORIES[kind] for kind in verdict.category]
         seen.kind.append([kind == due for kind, due in zip(kinds, kinds_due, strict=True)])
-        boxes = [np.array(box, float) for box in trial.boxes]
         seen.box.append([_overlap(mask, box) for mask, box in zip(verdict.mask, boxes, strict=True)])
         (where,) = jury.judge.look_at(judged_size(picture[None])).background
         seen.place.append([BACKGROUND_NAMES[where] == trial.background])
@@ -137,9 +137,8 @@ def _overlap(mask: np.ndarray, box: np.ndarray) -> float:
     """
     if not mask.any():
         return 0.0
-    side = (box[2:] - box[:2]).max() / FILL
-    corner = np.tile((box[:2] + box[2:] - side) / 2, 2)
-    found, due = box_around(mask), (box - corner) * mask.shape[0] / side
+    left, top, side = crop_square(box)
+    found, due = box_around(mask), (box - [left, top, left, top]) * mask.shape[0] / side
     shared = np.prod((np.minimum(found[2:], due[2:]) - np.maximum(found[:2], due[:2])).clip(min=0))
     return float(shared / (np.prod(found[2:] - found[:2]) + np.prod(due[2:] - due[:2]) - shared))
 
