@@ -11,17 +11,22 @@ from stopping import stop_after
 
 from blipdiff_impl.errors import CheckpointError
 from blipdiff_impl.gill.checkpoint import open_gill, save_gill
+from blipdiff_impl.gill.companions import LanguageConfig
 from blipdiff_impl.gill.decoding_settings import DecodingSettings
 from blipdiff_impl.gill.file_names import TOY_FILE
 from blipdiff_impl.gill.interleaving import dialogue_turn, parse_prompt
+from blipdiff_impl.gill.language_model import LanguageModel, LanguageSizes
 from blipdiff_impl.gill.pipeline import load_gill
 from blipdiff_impl.gill.pretraining.task import GILLTask
 from blipdiff_impl.gill.text_encoder import text_encoder_fingerprint
 from blipdiff_impl.gill.vision import ClipVision
-from blipdiff_impl.toy_gill import corpus, language, looks, prefix, samples, tower, train
+from blipdiff_impl.toy_gill import corpus, language, lines, looks, prefix, samples, tower, train
 from blipdiff_impl.toy_gill.corpus import HELD_OUT, draw_conversation
 from blipdiff_impl.toy_world.world import BACKGROUND_NAMES, CATEGORIES, captions
 from blipdiff_impl.toybox.training import Clock
+
+SMALL_LANGUAGE = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 4, "ffn_dim": 16,
+                  "max_position_embeddings": 160}  # fmt: skip
 
 
 def talks(count=400, **settings):
@@ -117,14 +122,15 @@ def test_every_word_is_one_token(tokenizer):
 
 
 @pytest.mark.parametrize(
-    ("lesson", "often"), [(language.LANGUAGE_LESSON, (0.03, 0.2)), (language.LOOK_UP_LESSON, (0.2, 0.4))]
+    ("lesson", "often"), [(lines.LANGUAGE_LESSON, (0.03, 0.2)), (lines.LOOK_UP_LESSON, (0.2, 0.4))]
 )
 def test_half_of_the_drawn_pictures_are_read_as_words(tokenizer, lesson, often):
     """Behind a colon or at once; an answer in words is followed by the end alone."""
     drawn = shown = at_once = words = 0
     for number in range(400):
-        ids, weights = language.draw_tokens(tokenizer, np.random.default_rng((6, number)), lesson)
-        assert len(ids) == len(weights) and ids[-1] in (language.END, tokenizer.newline) and weights[-1] == 1
+        line = lines.draw_line(tokenizer, np.random.default_rng((6, number)), lesson)
+        ids, weights = line.ids, line.weights
+        assert len(ids) == len(weights) and ids[-1] in (lines.END, tokenizer.newline) and weights[-1] == 1
         _, question, last = tokenizer.text(ids[:-1]).rpartition("A:")
         if not question:
             continue  # one line without question and answer
@@ -141,6 +147,29 @@ def test_half_of_the_drawn_pictures_are_read_as_words(tokenizer, lesson, often):
             kinds = [each for each in (tags or said).split() if each in CATEGORIES]
             assert len(kinds) == 1 and (not colon or kinds[0] in said.split())
     assert words > 50 and 0.4 < shown / drawn < 0.6 and often[0] < at_once / drawn < often[1]
+
+
+def test_in_the_second_lesson_a_picture_is_what_gills_prefix_makes_of_it(tokenizer):
+    """Three positions, blurred; all else is as it was."""
+    network = LanguageConfig(vocab_size=tokenizer.size, **SMALL_LANGUAGE).build().requires_grad_(False)
+    model = LanguageModel(network, tokenizer, LanguageSizes(16, 160, 3, lines.START, lines.END))
+    talk = talks(1, kind="two pictures")[0]
+    plain = language._together([lines.as_line(talk, tokenizer)])
+    read = language._together([lines.as_line(talk, tokenizer, as_prefix=True)])
+    assert plain.ids.shape[1] == read.ids.shape[1] + 2
+    clear = language._embedded(network, read)
+    embedded = (clear + language._blur(read, clear, lines.LOOK_UP_LESSON.blur, 5))[0]
+    last = (read.beside[0] != language.PADDING).nonzero().flatten().tolist()
+    assert len(last) == 2
+    errors = []
+    for view, at in zip(talk.views, last, strict=True):
+        due = prefix.words_of(view, model).unflatten(0, (3, -1))
+        errors.append(embedded[at - 2 : at + 1] - due)
+        embedded[at - 2 : at + 1] = model.embed(read.ids[0, at - 2 : at + 1].tolist())
+    assert torch.equal(embedded, model.embed(read.ids[0].tolist())[0])
+    assert 0.75 < float(torch.cat(errors).std()) / lines.LOOK_UP_LESSON.blur < 1.25
+    assert not torch.equal(*errors)
+    assert torch.equal(language._embedded(network, plain), model.embed(plain.ids[0].tolist()))
 
 
 # --- samples
@@ -187,9 +216,6 @@ def test_samples_with_things_name_the_picture_that_shows_it(source):
 
 # --- training
 
-SMALL_LANGUAGE = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 4, "ffn_dim": 16,
-                  "max_position_embeddings": 160}  # fmt: skip
-
 
 def looking(count, places, heads=range(4)):
     """Attention of a layer over so many words: heads look at given places, all else is even."""
@@ -201,12 +227,11 @@ def looking(count, places, heads=range(4)):
     return found
 
 
-@pytest.mark.parametrize("look_back", [3, 4])
-def test_the_language_model_is_told_to_look_back(look_back):
-    heads = [looking(7, {at: at - back for at in range(back, 7)}, [back - 1]) for back in range(1, look_back + 1)]
+def test_the_language_model_is_told_to_look_back():
+    heads = [looking(7, {at: at - back for at in range(back, 7)}, [back - 1]) for back in (1, 2, 3)]
     right = torch.cat([each[:, number : number + 1] for number, each in enumerate(heads)], 1)
-    assert float(looks.looks_back(right, look_back)) == 0
-    assert float(looks.looks_back(right.roll(1, 1), look_back)) > 3
+    assert float(looks.looks_back(right)) == 0
+    assert float(looks.looks_back(right.roll(1, 1))) > 3
 
 
 @pytest.mark.parametrize(
@@ -221,12 +246,12 @@ def test_the_language_model_is_told_where_to_look(ids, answered, places):
     answers = torch.zeros(1, len(ids) - 1, dtype=torch.bool)
     answers[0, list(answered)] = True
     words, count = torch.tensor([ids]), len(ids)
-    assert float(looks.looks_up(looking(count, places), words, answers, 3)) == 0
+    assert float(looks.looks_up(looking(count, places), words, answers)) == 0
     for at, place in places.items():
         wrong = looking(count, places | {at: place - 1})
-        assert float(looks.looks_up(wrong, words, answers, 3)) > 3
+        assert float(looks.looks_up(wrong, words, answers)) > 3
     nowhere = torch.zeros_like(answers)  # no answer, nothing to look up
-    assert float(looks.looks_up(looking(count, {}), words, nowhere, 3)) == 0
+    assert float(looks.looks_up(looking(count, {}), words, nowhere)) == 0
 
 
 TWO_THINGS = "Q: there is a mug in the snow and a cat at night.\nA: nice.\nQ: "
@@ -243,7 +268,7 @@ TWO_THINGS = "Q: there is a mug in the snow and a cat at night.\nA: nice.\nQ: "
 )
 def test_what_is_asked_for_is_looked_up_where_it_stood(tokenizer, question, told, at_once):
     words = looks.ThingWords.of(tokenizer)
-    line = [language.START, *tokenizer.ids(f"{TWO_THINGS}{question}.\nA:"), *tokenizer.ids(" "), *tokenizer.ids(" cat")]
+    line = [lines.START, *tokenizer.ids(f"{TWO_THINGS}{question}.\nA:"), *tokenizer.ids(" "), *tokenizer.ids(" cat")]
     ids, end = torch.tensor([line]), len(line) - 2
     begins = {kind: line.index(tokenizer.ids(f" {kind}")[0]) for kind in ("mug", "cat")}
     asked = {kind: end - line[:end][::-1].index(tokenizer.ids(f" {kind}")[0]) - 1 for kind in ("mug", "cat")}

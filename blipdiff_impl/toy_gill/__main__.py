@@ -42,7 +42,7 @@ def _look_up(options: argparse.Namespace) -> None:
     from .language import measure_language, train_look_up
 
     train_look_up(options.steps or 1200)
-    print(json.dumps(measure_language(600)))
+    print(json.dumps(measure_language(600, as_prefix=True)))
 
 
 def _tower(options: argparse.Namespace) -> None:

@@ -1,7 +1,6 @@
 """The toy language model: a small OPT, trained on the words of the corpus alone and frozen from then on.
 
-A picture stands in it as four words, before the start token where a conversation begins with one, so that pictures have
-a place in its language later. There are two lessons: the language, and then to look up at once what is asked for.
+There are two lessons: the language, and then to look up at once what is asked for (`lines.py`).
 """
 
 from __future__ import annotations
@@ -21,7 +20,8 @@ from ..gill.companions import LanguageConfig
 from ..gill.tokenizer import MERGES, SPECIAL, VOCABULARY, TextTokenizer
 from ..toybox.training import Optimiser, train_steps
 from ..training.optimisers import fast_type
-from .corpus import Conversation, Scene, draw_caption, draw_conversation, draw_view, words
+from .corpus import draw_conversation, words
+from .lines import LANGUAGE_LESSON, LOOK_UP_LESSON, Lesson, Line, as_line, draw_line
 from .looks import ThingWords, finds_places, looks_back, looks_up
 from .places import FOLDER, LANGUAGE
 
@@ -34,49 +34,12 @@ SIZES: dict[str, Any] = {
     "hidden_size": 192, "num_hidden_layers": 4, "num_attention_heads": 4, "ffn_dim": 768,
     "max_position_embeddings": 256,
 }  # fmt: skip
-START = END = 2
-BATCH = 80
-CAPTION_SHARE, QUESTION_WEIGHT, TOGETHER = 0.2, 0.1, 8
+PADDING = 1
+BATCH, TOGETHER = 80, 8
 GUIDANCE = 0.3  # what being told where to look counts in the loss
 CHECKPOINT, LOOK_UP_CHECKPOINT = FOLDER / "language.pt", FOLDER / "look_up.pt"
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Lesson:
-    """What is read, and what is told beside.
-
-    Attributes:
-        rate, seed: learning rate at first, and where all chance comes from.
-        shown: share of the drawn pictures whose words are read.
-        at_once, thing_at_once: share of the conversations, and of those about two things, in which these words are the
-            whole answer.
-        at_once_weight: what such words count.
-        guided: share of the steps that are told where to look.
-        look_back: words before, which as many heads of the first layer look at.
-        places: whether where things are is looked up, too.
-    """
-
-    rate: float
-    seed: int
-    shown: float
-    at_once: float
-    thing_at_once: float
-    at_once_weight: float
-    guided: float
-    look_back: int
-    places: bool
-
-
-LANGUAGE_LESSON = Lesson(
-    rate=3e-3, seed=11, shown=0.5, at_once=0.1, thing_at_once=0.1, at_once_weight=1.0, guided=0.5, look_back=3,
-    places=False,
-)  # fmt: skip
-LOOK_UP_LESSON = Lesson(
-    rate=1.5e-3, seed=12, shown=0.55, at_once=0.15, thing_at_once=0.5, at_once_weight=4.0, guided=1.0, look_back=4,
-    places=True,
-)  # fmt: skip
 
 
 def make_tokenizer() -> TextTokenizer:
@@ -101,72 +64,6 @@ def build_language_model(vocabulary: int, seed: int = 0) -> OPTForCausalLM:
     """transformers' class, untrained."""
     torch.manual_seed(seed)
     return LanguageConfig(vocab_size=vocabulary, **SIZES).build().eval()
-
-
-def as_tokens(
-    talk: Conversation, tokenizer: TextTokenizer, rng: np.random.Generator | None = None
-) -> tuple[list[int], list[float]]:
-    """Ids of a conversation with pictures as words, and how much each counts as what has to be predicted."""
-    ids: list[int] = []
-    weights: list[float] = []
-    begun = False
-    for kind, value in talk.segments():
-        if kind == "picture":
-            tags = talk.views[int(value)].tags()
-            if rng is not None and rng.uniform() < 0.3:
-                tags = [tags[place] for place in rng.permutation(4)]
-            found, weight = _tag_ids(tags, tokenizer), 0.0
-        else:
-            found, weight = tokenizer.ids(str(value)), 1.0 if kind == "answer" else QUESTION_WEIGHT
-            if not begun:
-                found, begun = [START, *found], True
-        ids += found
-        weights += [weight] * len(found)
-    return ids, weights
-
-
-def draw_tokens(tokenizer: TextTokenizer, rng: np.random.Generator, lesson: Lesson) -> tuple[list[int], list[float]]:
-    """A line of training by chance: a conversation or a caption, half of the captions behind a picture.
-
-    Half of the captions, and of the conversations that end where a picture belongs, go on with that picture's words; of
-    some the picture is the whole answer, with a lone space where [IMG0] stands later. So the model knows of a place for
-    a picture what belongs there, and tells it from the end of an answer in words.
-    """
-    chance = rng.uniform()
-    if rng.uniform() < CAPTION_SHARE:
-        view = draw_view(rng) if rng.uniform() < 0.5 else None
-        scene = draw_caption(rng, view)
-        ids = [START, *tokenizer.ids(scene.said)]
-        weights = [1.0 if view else QUESTION_WEIGHT] * len(ids)
-        if view:
-            tags = _tag_ids(view.tags(), tokenizer)
-            ids, weights = tags + ids, [0.0] * len(tags) + weights
-        shown = _shown(scene, tokenizer, rng) if chance < lesson.shown else []
-        return [*ids, *shown, END], [*weights, *[1.0] * len(shown), 1.0]
-    talk = draw_conversation(rng)
-    scene, shown, counts = talk.turns[-1].drawn, [], 1.0
-    if scene and chance < lesson.shown:
-        shown = _shown(scene, tokenizer, rng)
-        if chance < (lesson.thing_at_once if talk.needs == "things" else lesson.at_once) and not talk.bare:
-            counts = lesson.at_once_weight
-            talk = replace(talk, turns=(*talk.turns[:-1], replace(talk.turns[-1], answer="")))
-    ids, weights = as_tokens(talk, tokenizer, rng)
-    if shown and not talk.turns[-1].answer:
-        weights[-1] = 0.0  # the space is put there, later as now; what is said by itself begins with a word
-    # Behind an answer a line ends or all does: a model that is certain of one never lets a picture come there.
-    end = END if rng.uniform() < 0.5 else tokenizer.newline
-    return [*ids, *shown, end], [*weights, *[counts] * len(shown), 1.0]
-
-
-def _shown(scene: Scene, tokenizer: TextTokenizer, rng: np.random.Generator) -> list[int]:
-    """Ids of a drawn picture's words, in any order."""
-    tags = scene.tags()
-    return _tag_ids([tags[place] for place in rng.permutation(len(tags))], tokenizer)
-
-
-def _tag_ids(tags: list[str], tokenizer: TextTokenizer) -> list[int]:
-    """Ids of the words that stand for a picture."""
-    return tokenizer.ids("".join(f" {tag}" for tag in tags))
 
 
 def train_language(steps: int, batch: int = BATCH) -> None:
@@ -197,43 +94,57 @@ def _learn(
     words = ThingWords.of(tokenizer)
 
     def loss_of(step: int) -> torch.Tensor:
-        ids, weights = _batch(tokenizer, lesson, step, batch)
-        return _loss(network, ids, weights, lesson, words if step < lesson.guided * steps else None)
+        read = _batch(tokenizer, lesson, step, batch)
+        return _loss(network, read, lesson, step, words if step < lesson.guided * steps else None)
 
     train_steps(optimiser, checkpoint, steps, lesson.rate, loss_of)
     network.float().load_state_dict(optimiser.average, strict=False)
     network.half().save_pretrained(LANGUAGE)
 
 
-def _batch(tokenizer: TextTokenizer, lesson: Lesson, step: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids `[B, T]` and weights `[B, T]` of a step; of several steps together, lines of one length go into one."""
+@dataclass(frozen=True)
+class _Read:
+    """Lines of a step: ids, weights, and ids whose embeddings are added (padding: none), each `[B, T]`."""
+
+    ids: torch.Tensor
+    weights: torch.Tensor
+    beside: torch.Tensor
+
+
+def _batch(tokenizer: TextTokenizer, lesson: Lesson, step: int, size: int) -> _Read:
+    """Of several steps together, lines of one length go into one."""
     group, place = divmod(step, TOGETHER)
-    chosen = _group(tokenizer, lesson, group, size)[place]
-    ids = torch.ones(size, max(len(line) for line, _ in chosen), dtype=torch.long)
+    return _together(_group(tokenizer, lesson, group, size)[place])
+
+
+def _together(lines: list[Line]) -> _Read:
+    ids = torch.full((len(lines), max(len(line.ids) for line in lines)), PADDING)
+    beside = ids.clone()
     weights = torch.zeros(ids.shape)
-    for row, (line, counts) in enumerate(chosen):
-        ids[row, : len(line)] = torch.tensor(line)
-        weights[row, : len(line)] = torch.tensor(counts)
-    return ids, weights
+    for row, line in enumerate(lines):
+        ids[row, : len(line.ids)] = torch.tensor(line.ids)
+        weights[row, : len(line.ids)] = torch.tensor(line.weights)
+        for at, second in line.beside.items():
+            beside[row, at] = second
+    return _Read(ids, weights, beside)
 
 
 @lru_cache(maxsize=1)
-def _group(
-    tokenizer: TextTokenizer, lesson: Lesson, group: int, size: int
-) -> list[list[tuple[list[int], list[float]]]]:
+def _group(tokenizer: TextTokenizer, lesson: Lesson, group: int, size: int) -> list[list[Line]]:
     """Lines of the steps of a group, in an order by chance."""
     rng = np.random.default_rng((lesson.seed, group))
-    lines = sorted((draw_tokens(tokenizer, rng, lesson) for _ in range(size * TOGETHER)), key=lambda line: len(line[0]))
+    lines = sorted((draw_line(tokenizer, rng, lesson) for _ in range(size * TOGETHER)), key=lambda line: len(line.ids))
     return [lines[size * which : size * (which + 1)] for which in rng.permutation(TOGETHER)]
 
 
-def _loss(
-    network: OPTForCausalLM, ids: torch.Tensor, weights: torch.Tensor, lesson: Lesson, words: ThingWords | None
-) -> torch.Tensor:
+def _loss(network: OPTForCausalLM, read: _Read, lesson: Lesson, step: int, words: ThingWords | None) -> torch.Tensor:
     """Of the next words, and with `words` of where heads look (`looks.py`)."""
-    counts = weights[:, 1:]
+    ids, counts = read.ids, read.weights[:, 1:]
     places = counts > 0
-    found = network.get_decoder()(input_ids=ids, use_cache=False, output_attentions=words is not None)
+    embedded = _embedded(network, read)
+    if lesson.blur is not None:
+        embedded = embedded + _blur(read, embedded, lesson.blur, lesson.seed * 10**6 + step)
+    found = network.get_decoder()(inputs_embeds=embedded, use_cache=False, output_attentions=words is not None)
     states = found.last_hidden_state[:, :-1][places]
     logits = network.get_output_embeddings()(states).float()
     losses = F.cross_entropy(logits, ids[:, 1:][places], reduction="none")
@@ -241,30 +152,52 @@ def _loss(
     if words is None:
         return loss
     first, second, third = (each.float() for each in found.attentions[:3])
-    told = looks_back(first, lesson.look_back) + looks_up(second, ids, counts == 1, lesson.look_back)
+    told = looks_back(first) + looks_up(second, ids, counts == 1)
     if lesson.places:
         told = told + finds_places(second, third, ids, words)
     return loss + GUIDANCE * told
 
 
+def _embedded(network: OPTForCausalLM, read: _Read) -> torch.Tensor:
+    """Embeddings `[B, T, width]`; where two words are read at once, their sum."""
+    table = network.get_input_embeddings()
+    return table(read.ids) + table(read.beside) * (read.beside != PADDING)[..., None]
+
+
+def _blur(read: _Read, like: torch.Tensor, deviation: float, seed: int) -> torch.Tensor:
+    """Noise on the three positions of a picture, `[B, T, width]`: its encoder will not be sure of its words, either."""
+    last = read.beside != PADDING
+    picture = last | F.pad(last, (-1, 1)) | F.pad(last, (-2, 2))
+    noise = deviation * torch.randn(like.shape, generator=torch.Generator().manual_seed(seed))
+    return (noise * picture[..., None]).to(like)
+
+
 @torch.no_grad()
-def measure_language(count: int = 300, wording: str = "trained") -> dict[str, float]:
-    """How often the last answer of a conversation is given word by word, by what it is: a picture or words."""
+def measure_language(count: int = 300, as_prefix: bool = False) -> dict[str, float]:
+    """How often the last answer of a conversation is given word by word, by what it is: a picture or words.
+
+    Args:
+        as_prefix: pictures are as the second lesson has them, without noise.
+    """
     from ..gill.language_model import LanguageModel
 
     model = LanguageModel.from_folder(LANGUAGE)
+    space = model.tokenizer.ids(" ")
     found: dict[str, list[bool]] = {}
     for number in range(count):
-        rng = np.random.default_rng((99, number))
-        talk = draw_conversation(rng, wording, held_out=True)
+        talk = draw_conversation(np.random.default_rng((99, number)), held_out=True)
         last = talk.turns[-1]
         if not last.drawn and not last.topic:
             continue
-        asked = as_tokens(replace(talk, turns=(*talk.turns[:-1], replace(last, answer=""))), model.tokenizer)[0]
+        asked = replace(talk, turns=(*talk.turns[:-1], replace(last, answer="")))
+        line = as_line(asked, model.tokenizer, as_prefix=as_prefix)
+        if line.ids[-1:] == space:
+            line.ids.pop()
+            line.weights.pop()
         due = model.tokenizer.ids(f" {last.answer}")
-        asked = asked[:-1] if asked[-1] == model.tokenizer.ids(" ")[0] else asked
-        whole = model.network(input_ids=torch.tensor([asked + due])).logits[0]
-        said = whole[len(asked) - 1 : -1].argmax(-1).tolist()
+        line.add(due, 1.0)
+        states = model.network(inputs_embeds=_embedded(model.network, _together([line]))).logits[0]
+        said = states[-len(due) - 1 : -1].argmax(-1).tolist()
         name = f"{talk.needs}, drawn" if last.drawn else f"words, {last.topic}"
         found.setdefault(name, []).append(said == due)
     return {name: sum(each) / len(each) for name, each in sorted(found.items())}

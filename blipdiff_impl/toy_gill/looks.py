@@ -16,11 +16,12 @@ from ..toy_world.world import BACKGROUND_NAMES, CATEGORIES, captions
 
 LOOK_UP_HEADS = 2  # of the second layer; the other two look up where a thing is
 # How far behind a thing's word each of these looks. They tell the place, and how it was put.
-PLACE_WORDS = ((3, 4), (2,))
+PLACE_WORDS = (3, 2)
+LOOK_BACK = 3  # heads of the first layer, so one is left to read what else there is: a picture's prefix
 
 
-def looks_back(first: torch.Tensor, look_back: int) -> torch.Tensor:
-    """How far heads of the first layer are from looking at the words one, two, three... before.
+def looks_back(first: torch.Tensor) -> torch.Tensor:
+    """How far heads of the first layer are from looking at the words one, two and three before.
 
     Args:
         first: attention of the layer [B, heads, T, T], as for all that follow.
@@ -29,13 +30,13 @@ def looks_back(first: torch.Tensor, look_back: int) -> torch.Tensor:
         Mean -log of the attention that lies where it should, as all that follow: 0 at best.
     """
     before = [
-        -first[:, back - 1].diagonal(-back, 1, 2)[:, look_back - back :].clamp(min=1e-4).log().mean()
-        for back in range(1, look_back + 1)
+        -first[:, back - 1].diagonal(-back, 1, 2)[:, LOOK_BACK - back :].clamp(min=1e-4).log().mean()
+        for back in range(1, LOOK_BACK + 1)
     ]
     return torch.stack(before).mean()
 
 
-def looks_up(second: torch.Tensor, ids: torch.Tensor, answers: torch.Tensor, look_back: int) -> torch.Tensor:
+def looks_up(second: torch.Tensor, ids: torch.Tensor, answers: torch.Tensor) -> torch.Tensor:
     """How far two heads of the second layer are from looking things up (an induction head, Olsson et al. 2022).
 
     Where an answer repeats what was said earlier, they are to look at the word that came next there. Which of two
@@ -47,7 +48,7 @@ def looks_up(second: torch.Tensor, ids: torch.Tensor, answers: torch.Tensor, loo
     """
     same = (ids[:, :, None] == ids[:, None]).tril(-1)
     length, run = same.int(), same
-    for back in range(1, look_back + 1):
+    for back in range(1, LOOK_BACK + 1):
         run = run & F.pad(same[:, :-back, :-back], (back, 0, back, 0))
         length = length + run
     # what came next there has to be what comes next here
@@ -107,7 +108,7 @@ def finds_places(second: torch.Tensor, third: torch.Tensor, ids: torch.Tensor, w
     """How far the other heads of the second layer are from looking up, at "the cat", where the cat was, and two of the
     third, where a picture follows at once, from looking at the thing and at the one whose place it gets."""
     pairs = words.pairs(ids)
-    places = [torch.stack([F.pad(pairs, (step, -step)) for step in steps]).any(0) for steps in PLACE_WORDS]
+    places = [F.pad(pairs, (step, -step)) for step in PLACE_WORDS]
     found = [_missed(second[:, head], due) for head, due in enumerate(places, LOOK_UP_HEADS)]
     asked = [_missed(third[:, head], due) for head, due in enumerate(words.asked_for(ids, pairs))]
     return torch.stack(found).mean() + torch.stack(asked).mean()

@@ -34,14 +34,15 @@ def fit_prefix(parts: LearnedParts, language: LanguageModel, vision: ClipVision,
         pictures = torch.cat([as_tensor(np.array(bank.pictures[number]))[None] for number in numbers])
         features.append(vision.pooled(pictures))
         for number in numbers:
-            targets.append(_words(View(subject_from_seed(number), BACKGROUND_NAMES[bank.labels[number, 1]]), language))
+            view = View(subject_from_seed(number), BACKGROUND_NAMES[bank.labels[number, 1]])
+            targets.append(words_of(view, language))
     weight, bias = _ridge(torch.cat(features).double(), torch.stack(targets).double())
     layer = parts.visual_embeddings
     layer.weight.copy_(weight)
     layer.bias.copy_(bias)
 
 
-def _words(view: View, language: LanguageModel) -> Tensor:
+def words_of(view: View, language: LanguageModel) -> Tensor:
     """What three positions should be, `[3 * W]`."""
     kind, place, colour, pattern = (
         language.embed(language.tokenizer.ids(f" {tag}"))[0, 0].float() for tag in view.tags()
