@@ -460,6 +460,12 @@ def test_what_it_hands_over_is_nearest_to_the_text_encoders_word_for_it(gill):
         assert int((due - found).norm(dim=-1).mean(-1).argmin()) == number
 
 
+def test_it_adds_no_words_to_a_caption(gill):
+    """The language model has read a picture's words behind some; where it has read too many it says them."""
+    for name in sorted(WITHOUT_LOOK):
+        assert gill.reply(parse_prompt(name, {}), DecodingSettings(mode="text only")).text == ""
+
+
 def test_it_sees_pictures(gill):
     """Kind and place of held-out subjects, by words."""
     hits = []

@@ -23,7 +23,8 @@ class Lesson:
 
     Attributes:
         rate, seed: learning rate at first, and where all chance comes from.
-        shown: share of the drawn pictures whose words are read.
+        captioned, shown: share of the captions, and of the conversations that end in a picture, behind which that
+            picture's words are read.
         at_once, thing_at_once: share of the conversations, and of those about two things, in which these words are the
             whole answer.
         at_once_weight: what such words count.
@@ -35,6 +36,7 @@ class Lesson:
 
     rate: float
     seed: int
+    captioned: float
     shown: float
     at_once: float
     thing_at_once: float
@@ -45,12 +47,12 @@ class Lesson:
 
 
 LANGUAGE_LESSON = Lesson(
-    rate=3e-3, seed=11, shown=0.5, at_once=0.1, thing_at_once=0.1, at_once_weight=1.0, guided=0.5, places=False,
-    blur=None,
+    rate=3e-3, seed=11, captioned=0.5, shown=0.5, at_once=0.1, thing_at_once=0.1, at_once_weight=1.0, guided=0.5,
+    places=False, blur=None,
 )  # fmt: skip
 LOOK_UP_LESSON = Lesson(
-    rate=1.5e-3, seed=12, shown=0.55, at_once=0.3, thing_at_once=0.4, at_once_weight=4.0, guided=1.0, places=True,
-    blur=0.04,
+    rate=1.5e-3, seed=12, captioned=0.35, shown=0.55, at_once=0.3, thing_at_once=0.4, at_once_weight=4.0, guided=1.0,
+    places=True, blur=0.04,
 )  # fmt: skip
 
 
@@ -120,7 +122,7 @@ def draw_line(tokenizer: TextTokenizer, rng: np.random.Generator, lesson: Lesson
         if view:
             line.add_picture(_tag_ids(view.tags(), tokenizer), as_prefix)
         line.add([START, *tokenizer.ids(scene.said)], 1.0 if view else QUESTION_WEIGHT)
-        if chance < lesson.shown:
+        if chance < lesson.captioned:
             line.add(_shown(scene, tokenizer, rng), 1.0)
         line.add([END], 1.0)
         return line

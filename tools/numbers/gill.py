@@ -154,7 +154,8 @@ def _captions(studio, count):
         scenes.append(Scene(kind, place, captions(place)[number % 2]))
     cases = [Case(studio.toybox.call("GILLPrompt", scene.caption)[0], scene) for scene in scenes]
     found, _ = studio.judged(cases, **FORCED)
-    return _both("caption", found)
+    plain = studio.draw([studio.toybox.words(scene.caption) for scene in scenes])  # what the UNet and the judge allow
+    return _both("caption", found) | _both("caption_text_encoder", studio.shares(plain, scenes))
 
 
 def _dialogues(studio, count):
