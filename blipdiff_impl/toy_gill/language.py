@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -182,22 +182,16 @@ def measure_language(count: int = 300, as_prefix: bool = False) -> dict[str, flo
     from ..gill.language_model import LanguageModel
 
     model = LanguageModel.from_folder(LANGUAGE)
-    space = model.tokenizer.ids(" ")
     found: dict[str, list[bool]] = {}
     for number in range(count):
         talk = draw_conversation(np.random.default_rng((99, number)), held_out=True)
         last = talk.turns[-1]
         if not last.drawn and not last.topic:
             continue
-        asked = replace(talk, turns=(*talk.turns[:-1], replace(last, answer="")))
-        line = as_line(asked, model.tokenizer, as_prefix=as_prefix)
-        if line.ids[-1:] == space:
-            line.ids.pop()
-            line.weights.pop()
-        due = model.tokenizer.ids(f" {last.answer}")
-        line.add(due, 1.0)
-        states = model.network(inputs_embeds=_embedded(model.network, _together([line]))).logits[0]
-        said = states[-len(due) - 1 : -1].argmax(-1).tolist()
+        line = as_line(talk, model.tokenizer, as_prefix=as_prefix)
+        due = model.tokenizer.ids(f" {last.answer}")  # what the line ends in
+        logits = model.network(inputs_embeds=_embedded(model.network, _together([line]))).logits[0]
+        said = logits[-len(due) - 1 : -1].argmax(-1).tolist()
         name = f"{talk.needs}, drawn" if last.drawn else f"words, {last.topic}"
         found.setdefault(name, []).append(said == due)
     return {name: sum(each) / len(each) for name, each in sorted(found.items())}

@@ -110,8 +110,8 @@ def as_line(
 def draw_line(tokenizer: TextTokenizer, rng: np.random.Generator, lesson: Lesson) -> Line:
     """A line of training by chance: a conversation or a caption, half of the captions behind a picture.
 
-    Half of the captions, and of the conversations that end where a picture belongs, go on with that picture's words; of
-    some the picture is the whole answer, with a lone space where [IMG0] stands later. So the model knows of a place for
+    Some captions, and conversations that end where a picture belongs, go on with that picture's words; of some the
+    picture is the whole answer, with a lone space where [IMG0] stands later. So the model knows of a place for
     a picture what belongs there, and tells it from the end of an answer in words.
     """
     as_prefix, chance = lesson.blur is not None, rng.uniform()
