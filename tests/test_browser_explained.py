@@ -81,14 +81,36 @@ def test_an_error_while_running_is_its_sentence(page, renderer):
     assert title == "Subject Encoder" and sentence.startswith(expected)
 
 
-def test_what_is_told_stands_on_the_node(page, renderer):
-    """The next Run takes the toast of the last one away."""
-    renderer("""  // another text each time: what comes from the host's cache says nothing
-        named('SubjectPromptInfix').widgets[0].value = `on the beach [subjekt] ${Date.now()}`;
-        named('KSampler').widgets[2].value = 1;""")
-    text = "app.graph.nodes.find(n => n.type === 'SubjectPromptInfix').widgets.at(-1).value"
-    page.wait_for_function(f"{text}?.includes?.('[subjekt] in the prompt is read as words')", timeout=RUNS_MS)
-    page.wait_for_function("app.ui.lastQueueSize === 0", timeout=RUNS_MS)
-    page.wait_for_timeout(2000)  # newer front ends take such texts away when the run has ended
-    assert "[subjekt] in the prompt is read as words" in page.evaluate(text)
+# What is told, the node it stands on, and how to bring it about and to mend it: each in words of its own, as what comes
+# from the host's cache says nothing.
+TOLD = {
+    "a node of ours": ("[subjekt] in the prompt is read as words", "SubjectPromptInfix",
+                       "named('SubjectPromptInfix').widgets[0].value = `on the beach [subjekt] ${Date.now()}`;",
+                       "named('SubjectPromptInfix').widgets[0].value = `on the beach ${Date.now()}`;"),
+    "a sampler of the host": ("256x160 pixels", "KSampler",
+                              "[256, 160].forEach((side, i) => named('EmptyLatentImage').widgets[i].value = side); "
+                              "named('KSampler').widgets[0].value += 1;",
+                              "[96, 96].forEach((side, i) => named('EmptyLatentImage').widgets[i].value = side);"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("where", TOLD)
+def test_what_is_told_stands_on_the_node_until_it_is_no_longer_so(page, renderer, where):
+    sentence, kind, wrong, mended = TOLD[where]
+    once = "named('KSampler').widgets[2].value = 1;"
+    named = "const named = type => app.graph.nodes.find(n => n.type === type);"
+    texts = f"app.graph.nodes.find(n => n.type === {kind!r}).widgets.map(w => String(w.value)).join()"
+    renderer(wrong + once)
+    for again in (True, False):
+        page.wait_for_function(f"{texts}.includes({sentence!r})", timeout=RUNS_MS)
+        page.wait_for_function("app.ui.lastQueueSize === 0", timeout=RUNS_MS)
+        page.wait_for_timeout(2000)  # newer front ends take such texts away when the run has ended
+        assert sentence in page.evaluate(texts) and sentence in page.inner_text("body")
+        page.evaluate(f"() => {{ {named} {mended} app.queuePrompt(0); }}")
+        page.wait_for_function(f"!{texts}.includes({sentence!r})", timeout=RUNS_MS)
+        page.wait_for_function("app.ui.lastQueueSize === 0", timeout=RUNS_MS)
+        page.wait_for_timeout(2000)
+        assert sentence not in page.evaluate(texts) and sentence not in page.inner_text("body")
+        if again:  # and told anew
+            page.evaluate(f"() => {{ {named} {wrong} app.queuePrompt(0); }}")
     page.wait_for_selector(".p-toast-message-error, [data-toast-kind=error]", state="detached")  # it fades

@@ -39,10 +39,12 @@ def told() -> list[str]:
 
 
 def say_on_node(sentence: str, node_id: str | None) -> None:
-    """Text on a node; nothing outside of a prompt."""
+    """Text on a node, until that node runs again; nothing outside of a prompt."""
     if node_id is None:
         return
     from server import PromptServer
 
     if (server := getattr(PromptServer, "instance", None)) is not None:
         server.send_progress_text(sentence, node_id)
+        # web/told.js keeps texts of this event on their nodes: the host does not say whose a text is.
+        server.send_sync("blip-diffusion-subjects.told", {"node": str(node_id), "text": sentence})
