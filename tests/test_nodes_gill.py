@@ -100,13 +100,15 @@ def test_pictures_are_seen_as_transformers_pools_them(comfy):
     assert tower.width == 20
 
 
-def test_text_only_and_undecided_replies_draw_nothing(run, gill_model):
+def test_text_only_and_undecided_replies_draw_nothing(run, gill_model, on_node):
+    """Where it was left to the model, its node says so as well: the message of a blocked output comes but once."""
     (prompt,) = run("GILLPrompt", "a cat")
     for mode in ({"mode": "text only"}, {"mode": "let it decide", "picture_bias": 0.0, "min_words": 32}):
         conditioning, _, reply, choice, probability, embedding, count = run("GILLGenerate", gill_model, prompt, **mode)
         assert is_blocked(conditioning) and is_blocked(embedding) and choice == "none" and probability == count == 0
         assert "no picture in it" in conditioning.message and "force picture" in conditioning.message
         assert len(conditioning.message) < 500 and isinstance(reply, str)
+        assert any("No picture in this reply" in text for text in on_node) == (mode["mode"] == "let it decide")
 
 
 def test_several_pictures_make_a_batch(run, gill_model):

@@ -20,7 +20,7 @@ from ..notices import tell
 from ..prompt_rows import Conditioning, require_stable_diffusion
 from ..session import Progress
 from .loader import HostGILL
-from .options import CUT, FULL, REFUSE, REPLIES, SENTENCE, TOO_LONG
+from .options import CUT, DECIDE, FULL, REFUSE, REPLIES, SENTENCE, TOO_LONG
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -81,6 +81,8 @@ def answer(
         )
     negative = None if clip is None else clip.encode_from_tokens_scheduled(clip.tokenize(""))
     if not found.pictures:
+        if settings.mode == DECIDE:  # a blocked output is explained once; a second Run comes from the cache, in silence
+            tell("No picture in this reply: what is behind CONDITIONING draws nothing.", logged=False)
         return Answer(None, negative, found.text, "none", 0.0, None, 0)
     choice, probability = decision(found.probabilities[0] if found.probabilities else None)
     # Nodes that mix conditionings of several models look for a pooled output, which Stable Diffusion 1.5 has none of.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ....blipdiff_impl.gill.decoding_settings import (
+    DECIDE,
     MODES,
     MOST_BIAS,
     MOST_PICTURES,
@@ -12,7 +13,8 @@ from ....blipdiff_impl.gill.decoding_settings import (
 )
 
 __all__ = [
-    "MODES", "MOST_BIAS", "MOST_PICTURES", "MOST_TEMPERATURE", "MOST_TOKENS", "REPLIES", "TOO_LONG", "DecodingSettings",
+    "DECIDE", "MODES", "MOST_BIAS", "MOST_PICTURES", "MOST_TEMPERATURE", "MOST_TOKENS", "REPLIES", "TOO_LONG",
+    "DecodingSettings",
 ]  # fmt: skip
 
 FULL, SENTENCE = REPLIES = ("full", "first sentence")
