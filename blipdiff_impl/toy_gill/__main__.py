@@ -48,7 +48,7 @@ def _look_up(options: argparse.Namespace) -> None:
 def _tower(options: argparse.Namespace) -> None:
     from .tower import train_tower
 
-    train_tower(options.steps or 1100)
+    train_tower(options.steps or 2500)
 
 
 def _gill(options: argparse.Namespace) -> None:

@@ -15,7 +15,7 @@ from .corpus import Conversation, Scene, View, draw_caption, draw_conversation
 from .places import FOLDER, TEXT_ENCODER
 
 BANK = FOLDER / "bank"
-BANK_VIEWS = 4000
+BANK_VIEWS = 12000
 COUNT = 1_000_000
 CONVERSATION_SHARE = 0.6
 

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..blip_diffusion.pretraining.toy import COLOURS, colour_word
 from ..files import as_tensor
 from ..gill.companions import VisionConfig, stored
 from ..pictures.preprocess import fit_square, normalise
@@ -47,19 +48,21 @@ def copy_of_image_tower() -> CLIPVisionModel:
 
 
 class Heads(nn.Module):
-    """What linear maps read off the class token: kind, place, pattern, variant, and three colours in Lab / 40."""
+    """What linear maps read off the class token: kind, place, pattern, variant, the main colour's name, and three
+    colours in Lab / 40."""
+
+    sizes = (len(CATEGORIES), len(BACKGROUND_NAMES), len(PATTERNS), 2, len(COLOURS))
 
     def __init__(self, width: int):
         super().__init__()
-        self.names = nn.Linear(width, len(CATEGORIES) + len(BACKGROUND_NAMES) + len(PATTERNS) + 2)
+        self.names = nn.Linear(width, sum(self.sizes))
         self.colours = nn.Linear(width, 9)
 
     def forward(self, pooled: Tensor) -> tuple[list[Tensor], Tensor]:
-        sizes = [len(CATEGORIES), len(BACKGROUND_NAMES), len(PATTERNS), 2]
-        return list(self.names(pooled).float().split(sizes, 1)), self.colours(pooled).float().unflatten(1, (3, 3))
+        return list(self.names(pooled).float().split(self.sizes, 1)), self.colours(pooled).float().unflatten(1, (3, 3))
 
 
-def train_tower(steps: int, batch: int = 40, rate: float = 1e-3, seed: int = 12) -> None:
+def train_tower(steps: int, batch: int = 40, rate: float = 2e-3, seed: int = 12) -> None:
     """Train for `steps` in all on fresh renders; resumes, then writes the folder of transformers in float16."""
     torch.manual_seed(seed)
     tower = copy_of_image_tower()
@@ -80,7 +83,7 @@ def train_tower(steps: int, batch: int = 40, rate: float = 1e-3, seed: int = 12)
 def draw_views(
     rng: np.random.Generator, count: int, held_out: bool = False
 ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
-    """Pictures `[B, 3, 64, 64]` as the encoder takes them, and what they show: names `[B, 4]` (the place is -1 on a
+    """Pictures `[B, 3, 64, 64]` as the encoder takes them, and what they show: names `[B, 5]` (the place is -1 on a
     plain ground), colours `[B, 3, 3]`, and how much each colour counts `[B, 3, 1]`."""
     pictures, subjects, places = [], [], []
     for _ in range(count):
@@ -98,7 +101,9 @@ def draw_views(
 
 def _targets(subjects: list[ToySubject], places: list[int]) -> tuple[Tensor, Tensor, Tensor]:
     looks = [each.look for each in subjects]
-    names = [[CATEGORIES.index(s.category), place, PATTERNS.index(s.look.pattern), s.look.variant]
+    colour_names = list(COLOURS)
+    names = [[CATEGORIES.index(s.category), place, PATTERNS.index(s.look.pattern), s.look.variant,
+              colour_names.index(colour_word(s.look.main))]
              for s, place in zip(subjects, places, strict=True)]  # fmt: skip
     colours = np.array([[look.main, look.second, look.accent] for look in looks])
     weights = torch.ones(len(looks), 3, 1)
@@ -109,7 +114,7 @@ def _targets(subjects: list[ToySubject], places: list[int]) -> tuple[Tensor, Ten
 def _loss(found: tuple[list[Tensor], Tensor], targets: tuple[Tensor, Tensor, Tensor]) -> Tensor:
     names, colours, weights = targets
     loss = 3 * (weights * F.smooth_l1_loss(found[1], colours, beta=0.25, reduction="none")).mean()
-    for number, share in enumerate((1.0, 1.0, 0.5, 0.3)):
+    for number, share in enumerate((1.0, 1.0, 0.5, 0.3, 1.0)):
         loss = loss + share * F.cross_entropy(found[0][number], names[:, number], ignore_index=-1)
     return loss
 
@@ -121,7 +126,7 @@ def measure_tower(tower: CLIPVisionModel, heads: Heads, count: int = 400) -> dic
     said, seen = heads(torch.cat([tower(pixel_values=part).pooler_output for part in pixels.split(50)]))
     found = {
         name: float((said[number].argmax(1) == names[:, number]).float().mean())
-        for number, name in enumerate(("kind", "place", "pattern", "variant"))
+        for number, name in enumerate(("kind", "place", "pattern", "variant", "colour"))
     }
     error = (seen - colours).norm(dim=2).median(dim=0).values * _LAB_UNIT
     return found | dict(zip(("main", "second", "accent"), error.tolist(), strict=True))

@@ -40,11 +40,11 @@ log = logging.getLogger(__name__)
 VISION_CELLS = 2
 SETTINGS = {
     "language_model": str(LANGUAGE), "vision_model": str(TOWER), "text_encoder": str(TEXT_ENCODER),
-    "out": str(FOLDER / "gill"), "shards": ("toy",), "batch_size": 36, "steps": 2500, "warm_up": 30,
+    "out": str(FOLDER / "gill"), "shards": ("toy",), "batch_size": 36, "steps": 3000, "warm_up": 30,
     "learning_rate": 2e-3, "last_rate": 4e-5, "tenth_every": 0, "optimiser": "muon", "ema_decay": 0.99,
     "precision": fast_precision(), "seed": 21, "threads": 1, "log_every": 25, "save_every": 50, "retrieval_width": 64,
     "mapper_width": 128, "mapper_layers": 2, "mapper_feed_forward": 256, "vision_cells": VISION_CELLS,
-    "visual_tokens": 3, "text_length": 140, "pictures": 2, "forced": 0.45, "joined": 0.0,
+    "visual_tokens": 3, "text_length": 140, "pictures": 2, "forced": 0.6, "joined": 0.0,
     "row_norm": 1.3, "stored": "fp32",
 }  # fmt: skip
 

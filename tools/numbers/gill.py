@@ -141,7 +141,7 @@ def measure(comfy, count=72, first=REPORTED):
     """All numbers, about `count` pictures each."""
     studio = Studio(comfy, first)
     numbers = {}
-    for part in (_captions, _dialogues, _pictures, _wording, _retrieval, _turns, _decisions):
+    for part in (_captions, _dialogues, _pictures, _wording, _answers, _retrieval, _turns, _decisions):
         numbers |= part(studio, count)
         print(part.__name__.strip("_"), json.dumps(numbers), flush=True)
     return numbers | _looks(studio, count)
@@ -222,6 +222,22 @@ def _pictures(studio, count):
 def _wording(studio, count):
     cases = _cases(studio, count, ("text", "things", "picture", "two pictures"), HELD_OUT, salt=4)
     return _share("held_out_wording", studio.judged(cases, **OWN_REPLY)[0].all(1))
+
+
+def _answers(studio, count):
+    """Questions about a picture that are answered in words: is the reply right word by word?"""
+    found = {}
+    for salt, topic in enumerate(("kind", "place", "colour", "pattern", "all"), 20):
+        right, number = [], 0
+        while len(right) < count:
+            number += 1
+            rng = studio.rng(salt, number)
+            talk = draw_conversation(rng, held_out=True, kind="picture")
+            if talk.turns[0].topic == topic:
+                reply = studio.answer(studio.asked(talk, rng, 1)[0], mode="text only")[2]
+                right.append(reply == talk.turns[0].answer)
+        found |= _share(f"answer_{topic}", right)
+    return found
 
 
 def _retrieval(studio, count):
