@@ -11,7 +11,7 @@ PLACES = {"cat": "snow", "boat": "grass"}
 DRAWN = {"cat": "<image1> the same at night.", "boat": "<image1> the same in the snow."}
 ANSWERED = {"boat": "<image1> what is it?"}  # in words, without a picture
 FOLDERS = {"gill_list": DRAWN, "gill_cat": {"cat": DRAWN["cat"]}, "gill_boat": {"boat": DRAWN["boat"]},
-           "gill_mixed": DRAWN | ANSWERED, "gill_answered": ANSWERED}  # fmt: skip
+           "gill_mixed": DRAWN | ANSWERED}  # fmt: skip
 DECIDES = {"mode": "let it decide", "max_new_tokens": 32, "min_words": 0, "picture_bias": 1.0, "temperature": 0.0,
            "top_p": 1.0, "seed": 0, "max_pictures": 1, "reply": "full", "too_long": "refuse"}  # fmt: skip
 
@@ -65,7 +65,7 @@ def in_order(pictures):
 
 
 def test_a_list_of_questions_is_that_many_conversations(host, folders):
-    """Guidance 2.5, two pictures of each, the same Run twice."""
+    """Guidance 2.5, two pictures of each."""
     together, pictures, said = drawn(host, "gill_list")
     assert together.status == "success" and not together.error
     alone = [drawn(host, name) for name in ("gill_cat", "gill_boat")]

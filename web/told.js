@@ -19,8 +19,9 @@ function tellAgain() {
 function takeAway(nodeId) {
   const node = told.get(nodeId)?.node;
   told.delete(nodeId);
-  if (!node || nodeOf(nodeId) !== node || placeOf(node) < 0) return;
-  const [widget] = node.widgets.splice(placeOf(node), 1);
+  const place = node && nodeOf(nodeId) === node ? placeOf(node) : -1;
+  if (place < 0) return;
+  const [widget] = node.widgets.splice(place, 1);
   widget.onRemove?.();
   node.setDirtyCanvas?.(true, true);
 }

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 CHECKPOINT = FOLDER / "tower.pt"
 REFERENCE_SHARE = 0.2
+# What the encoder is told by name: how many names there are, and what their loss counts.
+NAMED = {"kind": (len(CATEGORIES), 1.0), "place": (len(BACKGROUND_NAMES), 1.0), "pattern": (len(PATTERNS), 0.5),
+         "variant": (2, 0.3), "colour": (len(COLOURS), 1.0)}  # fmt: skip
 _LAB_UNIT = 40.0
 
 log = logging.getLogger(__name__)
@@ -48,13 +51,11 @@ def copy_of_image_tower() -> CLIPVisionModel:
 
 
 class Heads(nn.Module):
-    """What linear maps read off the class token: kind, place, pattern, variant, the main colour's name, and three
-    colours in Lab / 40."""
-
-    sizes = (len(CATEGORIES), len(BACKGROUND_NAMES), len(PATTERNS), 2, len(COLOURS))
+    """What linear maps read off the class token: what is in `NAMED`, and three colours in Lab / 40."""
 
     def __init__(self, width: int):
         super().__init__()
+        self.sizes = [count for count, _ in NAMED.values()]
         self.names = nn.Linear(width, sum(self.sizes))
         self.colours = nn.Linear(width, 9)
 
@@ -83,8 +84,8 @@ def train_tower(steps: int, batch: int = 40, rate: float = 2e-3, seed: int = 12)
 def draw_views(
     rng: np.random.Generator, count: int, held_out: bool = False
 ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
-    """Pictures `[B, 3, 64, 64]` as the encoder takes them, and what they show: names `[B, 5]` (the place is -1 on a
-    plain ground), colours `[B, 3, 3]`, and how much each colour counts `[B, 3, 1]`."""
+    """Pictures `[B, 3, 64, 64]` as the encoder takes them, and what they show: names `[B, 5]` in the order of `NAMED`
+    (the place is -1 on a plain ground), colours `[B, 3, 3]`, and how much each colour counts `[B, 3, 1]`."""
     pictures, subjects, places = [], [], []
     for _ in range(count):
         subject = subject_from_seed(int(rng.integers(HELD_OUT_SEED)) + HELD_OUT_SEED * held_out)
@@ -114,7 +115,7 @@ def _targets(subjects: list[ToySubject], places: list[int]) -> tuple[Tensor, Ten
 def _loss(found: tuple[list[Tensor], Tensor], targets: tuple[Tensor, Tensor, Tensor]) -> Tensor:
     names, colours, weights = targets
     loss = 3 * (weights * F.smooth_l1_loss(found[1], colours, beta=0.25, reduction="none")).mean()
-    for number, share in enumerate((1.0, 1.0, 0.5, 0.3, 1.0)):
+    for number, (_, share) in enumerate(NAMED.values()):
         loss = loss + share * F.cross_entropy(found[0][number], names[:, number], ignore_index=-1)
     return loss
 
@@ -125,8 +126,7 @@ def measure_tower(tower: CLIPVisionModel, heads: Heads, count: int = 400) -> dic
     pixels, (names, colours, _) = draw_views(np.random.default_rng((12, 5)), count, held_out=True)
     said, seen = heads(torch.cat([tower(pixel_values=part).pooler_output for part in pixels.split(50)]))
     found = {
-        name: float((said[number].argmax(1) == names[:, number]).float().mean())
-        for number, name in enumerate(("kind", "place", "pattern", "variant", "colour"))
+        name: float((said[number].argmax(1) == names[:, number]).float().mean()) for number, name in enumerate(NAMED)
     }
     error = (seen - colours).norm(dim=2).median(dim=0).values * _LAB_UNIT
     return found | dict(zip(("main", "second", "accent"), error.tolist(), strict=True))

@@ -9,7 +9,7 @@ import torch
 
 from ....blipdiff_impl.errors import SubjectError
 from ....blipdiff_impl.gill.config import GILLConfig
-from ....blipdiff_impl.gill.decoding_settings import DecodingSettings
+from ....blipdiff_impl.gill.decoding_settings import DECIDE, DecodingSettings
 from ....blipdiff_impl.gill.interleaving import Prompt
 from ....blipdiff_impl.gill.pipeline import GILL
 from ....blipdiff_impl.gill.retrieval import TextEmbedding, decision
@@ -20,7 +20,7 @@ from ..notices import tell
 from ..prompt_rows import Conditioning, require_stable_diffusion
 from ..session import Progress
 from .loader import HostGILL
-from .options import CUT, DECIDE, FULL, REFUSE, REPLIES, SENTENCE, TOO_LONG
+from .options import CUT, FULL, REFUSE, REPLIES, SENTENCE, TOO_LONG
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from ....blipdiff_impl.gill.decoding_settings import (
-    DECIDE,
     MODES,
     MOST_BIAS,
     MOST_PICTURES,
@@ -13,8 +12,7 @@ from ....blipdiff_impl.gill.decoding_settings import (
 )
 
 __all__ = [
-    "DECIDE", "MODES", "MOST_BIAS", "MOST_PICTURES", "MOST_TEMPERATURE", "MOST_TOKENS", "REPLIES", "TOO_LONG",
-    "DecodingSettings",
+    "MODES", "MOST_BIAS", "MOST_PICTURES", "MOST_TEMPERATURE", "MOST_TOKENS", "REPLIES", "TOO_LONG", "DecodingSettings",
 ]  # fmt: skip
 
 FULL, SENTENCE = REPLIES = ("full", "first sentence")
